@@ -1,0 +1,1 @@
+"""eslab: an event-sourcing lab and time-travel debugger for Jupyter."""

@@ -1,0 +1,340 @@
+"""The values that everything else speaks in: record, cut, change, path, and JSON with exact integers.
+
+Plain frozen values and pure functions; no engine is imported here.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from eslab.errors import ConfigError, MomentError, ProjectionError
+
+__all__ = [
+    "EACH",
+    "MISSING",
+    "TOMBSTONE",
+    "Change",
+    "Coordinates",
+    "Cut",
+    "Path",
+    "Record",
+    "dumps",
+    "format_path",
+    "loads",
+    "pack_state",
+    "parse_path",
+    "unpack_state",
+]
+
+
+class _Sentinel(Enum):
+    MISSING = "MISSING"
+    TOMBSTONE = "TOMBSTONE"
+    EACH = "EACH"
+
+    def __repr__(self) -> str:
+        return self.value
+
+    def __bool__(self) -> bool:
+        return False
+
+
+MISSING: Final = _Sentinel.MISSING
+"""The side of a change that is not there; JSON null is `None`."""
+TOMBSTONE: Final = _Sentinel.TOMBSTONE
+"""The event type of a record whose value is null."""
+EACH: Final = _Sentinel.EACH
+"""In an id path: every element of a list, written `[]`."""
+
+
+# --- records ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What the broker holds at one offset, verbatim.
+
+    `timestamp_ms` is milliseconds since 1970 UTC (-1: none). `timestamp_type` is "create" (the producer's clock),
+    "append" (the broker's, with the producer's own time in `producer_timestamp_ms` while the broker keeps it)
+    or None (the source does not say). A null `value` is a tombstone; an empty one is not. Headers keep their order and
+    may repeat; bytes of a header key that are not UTF-8 are surrogate-escaped.
+    The facts of the batch are None where the source has no batches.
+    """
+
+    topic: str
+    partition: int = 0
+    offset: int = 0
+    timestamp_ms: int = -1
+    timestamp_type: str | None = None
+    producer_timestamp_ms: int | None = None
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    leader_epoch: int | None = None
+    producer_id: int | None = None
+    producer_epoch: int | None = None
+    transactional: bool | None = None
+
+
+class Coordinates(NamedTuple):
+    """Where a record stands: the name that no two records share."""
+
+    topic: str
+    partition: int
+    incarnation: int
+    offset: int
+
+    def __str__(self) -> str:
+        life = f"~{self.incarnation}" if self.incarnation else ""
+        return f"{self.topic}/{self.partition}{life}/{self.offset}"
+
+
+# --- cuts ---------------------------------------------------------------------------------------
+
+Life = tuple[str, int, int]
+"""topic, partition, incarnation"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The exact way to say "up to here in the log": the next offset (exclusive) of each topic-partition-incarnation.
+
+    Compares by its offsets alone: `a <= b` when everything in `a` is in `b`; `a | b` holds what either holds, `a & b`
+    what both do. `label` says how the cut was asked for, `store` is the fingerprint of the events it was
+    resolved on, `excluded` names the partitions it leaves out on purpose.
+    """
+
+    offsets: Mapping[Life, int]
+    label: str = field(default="", compare=False)
+    store: str = field(default="", compare=False)
+    excluded: tuple[Life, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "offsets", dict(sorted(self.offsets.items())))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.offsets.items()))
+
+    def holds(self, at: Coordinates) -> bool:
+        """Whether the record at these coordinates lies before the cut."""
+        return at.offset < self.offsets.get((at.topic, at.partition, at.incarnation), 0)
+
+    def __le__(self, other: Cut) -> bool:
+        return all(next_ <= other.offsets.get(life, 0) for life, next_ in self.offsets.items())
+
+    def __lt__(self, other: Cut) -> bool:
+        return self <= other and not other <= self
+
+    def __or__(self, other: Cut) -> Cut:
+        lives = self.offsets.keys() | other.offsets.keys()
+        return Cut({life: max(self.offsets.get(life, 0), other.offsets.get(life, 0)) for life in lives}, store=self.store)
+
+    def __and__(self, other: Cut) -> Cut:
+        lives = self.offsets.keys() & other.offsets.keys()
+        return Cut({life: min(self.offsets[life], other.offsets[life]) for life in lives}, store=self.store)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(
+            f"{topic}[{partition}]{f'~{life}' if life else ''}<{next_}" for (topic, partition, life), next_ in self.offsets.items()
+        )
+        return f"<Cut {self.label + ': ' if self.label else ''}{parts or 'nothing'}>"
+
+    def to_json(self) -> str:
+        """One line of JSON that `Cut.from_json` reads back."""
+        offsets = [{"topic": t, "partition": p, "incarnation": i, "next": n} for (t, p, i), n in self.offsets.items()]
+        excluded = [{"topic": t, "partition": p, "incarnation": i} for t, p, i in self.excluded]
+        return dumps({"offsets": offsets, "label": self.label, "store": self.store, "excluded": excluded}).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Cut:
+        """The cut that `to_json` wrote. Raises `MomentError` if the text is no cut."""
+        try:
+            raw = msgspec.json.decode(text, type=_CutJson)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+            raise MomentError(f"this text is no cut: {exc}; a cut is written by cut.to_json()") from exc
+        return cls(
+            {(o.topic, o.partition, o.incarnation): o.next for o in raw.offsets},
+            label=raw.label,
+            store=raw.store,
+            excluded=tuple((o.topic, o.partition, o.incarnation) for o in raw.excluded),
+        )
+
+
+class _LifeJson(msgspec.Struct):
+    topic: str
+    partition: int
+    incarnation: int
+
+
+class _OffsetJson(_LifeJson):
+    next: int
+
+
+class _CutJson(msgspec.Struct):
+    offsets: list[_OffsetJson]
+    label: str = ""
+    store: str = ""
+    excluded: list[_LifeJson] = msgspec.field(default_factory=list)
+
+
+# --- paths --------------------------------------------------------------------------------------
+
+Path = tuple[str | int | _Sentinel, ...]
+"""Where a value stands in a state: keys and positions, outermost first; `EACH` in id paths only."""
+
+_NAME = re.compile(r"[^\W\d][\w-]*")
+_PART = re.compile(r'\.?(?:(?P<name>[^\W\d][\w-]*)|"(?P<quoted>(?:[^"\\]|\\.)*)")|\[(?P<index>-?\d+)?\]')
+
+
+def parse_path(text: str) -> Path:
+    """The path written in `text`: `a.b[0]`, odd keys quoted as in JSON (`"two words".x`), `[]` for each element.
+
+    Raises `ConfigError` naming the position that it cannot read.
+    """
+    parts: list[str | int | _Sentinel] = []
+    at = 0
+    while at < len(text):
+        match = _PART.match(text, at)
+        if not match or (text[at] == ".") != (at > 0 and match["index"] is None and text[at] != "["):
+            raise ConfigError(f"path {text!r} cannot be read at position {at}; write it like a.b[0] or items[].id")
+        if match["name"] is not None:
+            parts.append(match["name"])
+        elif match["quoted"] is not None:
+            parts.append(loads(b'"' + match["quoted"].encode() + b'"'))
+        elif text[at] == "[":
+            parts.append(EACH if match["index"] is None else int(match["index"]))
+        at = match.end()
+    if not parts:
+        raise ConfigError("a path must not be empty; write it like a.b[0]")
+    return tuple(parts)
+
+
+def format_path(path: Iterable[str | int | _Sentinel]) -> str:
+    """The text that `parse_path` reads back."""
+    out = ""
+    for part in path:
+        if part is EACH:
+            out += "[]"
+        elif isinstance(part, int):
+            out += f"[{part}]"
+        else:
+            name = str(part)
+            out += ("." if out else "") + (name if _NAME.fullmatch(name) else dumps(name).decode())
+    return out
+
+
+# --- changes ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One path of a state that differs; a missing side is `MISSING`."""
+
+    path: Path
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{format_path(self.path) or '(all)'}: {_show(self.before)} → {_show(self.after)}"
+
+
+def _show(value: Any) -> str:
+    if value is MISSING:
+        return "—"
+    try:
+        return dumps(value).decode()
+    except (TypeError, ValueError):
+        return repr(value)
+
+
+# --- JSON ---------------------------------------------------------------------------------------
+
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def loads(text: str | bytes) -> Any:
+    """The JSON value: integers exact at any size, no NaN or infinity.
+
+    Raises `ValueError` (msgspec's errors are ones) with the reason.
+    """
+    try:
+        return _decode(text)
+    except RecursionError as exc:
+        raise ValueError("JSON is nested too deeply") from exc
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON for people and files: decimals as numbers, datetimes as ISO 8601."""
+    return _encode(value)
+
+
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
+
+
+def pack_state(state: Any) -> bytes:
+    """JSON that `unpack_state` turns back into an equal state, `Decimal` and `datetime` included.
+
+    They are written as `{"$decimal": "1.10"}` and `{"$time": "2026-..."}`; a state's own one-key object whose
+    key begins with `$` gets a second `$`. Raises `ProjectionError` for what a state may not hold (NaN, sets, objects).
+    """
+    return _encode(_tag(state, ()))
+
+
+def unpack_state(text: bytes) -> Any:
+    """The state that `pack_state` wrote."""
+    value = loads(text)
+    return _untag(value) if b'{"$' in text else value
+
+
+def _tag(value: Any, path: Path) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind is float and math.isfinite(value):
+        return value
+    if isinstance(value, dict):
+        if _PLAIN.issuperset(map(type, value.values())) and {str}.issuperset(map(type, value)) and not _escapes(value):
+            return value
+        for key in value:
+            if type(key) is not str:
+                raise ProjectionError(f"a state's keys are strings, but {format_path(path) or 'the state'} has {key!r}")
+        tagged = {key: _tag(item, (*path, key)) for key, item in value.items()}
+        return {f"${key}": item for key, item in tagged.items()} if _escapes(value) else tagged
+    if isinstance(value, (list, tuple)):
+        return [_tag(item, (*path, at)) for at, item in enumerate(value)]
+    if isinstance(value, Decimal) and value.is_finite():
+        return {"$decimal": str(value)}
+    if isinstance(value, dt.datetime):
+        return {"$time": value.isoformat()}
+    raise ProjectionError(
+        f"a state holds JSON values, datetime and Decimal, but {format_path(path) or 'the state itself'} is {value!r:.80} ({kind.__name__})"
+    )
+
+
+def _escapes(value: dict[str, Any]) -> bool:
+    return len(value) == 1 and next(iter(value)).startswith("$")
+
+
+def _untag(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_untag(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if _escapes(value):
+        key, item = next(iter(value.items()))
+        if key == "$decimal":
+            return Decimal(item)
+        if key == "$time":
+            return dt.datetime.fromisoformat(item)
+        return {key[1:]: _untag(item)}
+    return {key: _untag(item) for key, item in value.items()}
