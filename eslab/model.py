@@ -27,6 +27,7 @@ __all__ = [
     "Cut",
     "Path",
     "Record",
+    "Selection",
     "dumps",
     "format_path",
     "loads",
@@ -184,6 +185,15 @@ class _CutJson(msgspec.Struct):
     label: str = ""
     store: str = ""
     excluded: list[_LifeJson] = msgspec.field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a replay sees: a cut and, with `happened_until`, only what happened until then (inclusive; an event without
+    a happened_at counts by recorded_at). The order is always the lab's."""
+
+    cut: Cut
+    happened_until: dt.datetime | None = None
 
 
 # --- paths --------------------------------------------------------------------------------------

@@ -1,0 +1,430 @@
+"""From the log to sorted events: decode, put in order, sort, and merge with what stands.
+
+Nothing in the log is changed, and a crash anywhere leaves the last manifest as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from eslab import runs
+from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE, decode
+from eslab.errors import ConfigError
+from eslab.events import EVENTS, LifeState, Manifest, Run, Suspect, TopicCounts, newest_manifest
+from eslab.mapping import SAMPLE, Distrust, Mapping, TopicMapping, infer, write_topic
+from eslab.model import EACH, Life, format_path, loads
+from eslab.segments import LOSSY, Log, Reach, Segment, commit_file, enough_disk, reaches
+from eslab.sources import Hole
+
+__all__ = ["outdated", "update"]
+
+CHUNK_ROWS: Final = 250_000  # sorted in memory at once
+CHUNK_BYTES: Final = 256 << 20
+KEEP_S: Final = 24 * 3600  # how long what no manifest names any more stays, for readers that hold an older one
+TOLERANCE_MS: Final = 60_000  # how far a partition's time may fall back before a clock is suspected
+TYPE_SAMPLE: Final = 200  # events of each type, in each part, that are looked at for the columns of its typed relation
+TYPES_MOST: Final = 1_000  # typed relations; more types than that are not types but ids
+
+_NO_TIME_MS: Final = -1  # Kafka's own word for a record without a timestamp
+_LATEST_MS: Final = 253_402_300_799_999  # the end of the year 9999
+
+
+def outdated(manifest: Manifest | None, log: Log, mapping: Mapping) -> bool:
+    """Whether the log, or the rules to read it by, have moved on from this manifest."""
+    lives = log.lives()
+    if manifest is None:
+        return bool(lives)
+    return _rules_changed(manifest, mapping) or any(fresh for _, fresh in _fresh(manifest, lives))
+
+
+def update(folder: Path, log: Log, mapping: Mapping, *, say: Callable[[str], None], on_records: Callable[[int], None] = lambda count: None) -> Manifest:
+    """Bring the events up to the log and return the manifest that says so. The caller holds the writer's lock.
+
+    Reads only what the last manifest has not seen; everything where the rules changed or an earlier range was filled in, since that may
+    move the order of all that follows. Raises `ConfigError` if a topic's mapping fits none of its events.
+    """
+    (folder / "events").mkdir(parents=True, exist_ok=True)
+    lives = log.lives()
+    mapping = _complete(folder, lives, mapping, say)
+    last = newest_manifest(folder)
+    base = Manifest() if last is None or _rules_changed(last, mapping) or _filled_in(last, lives) else last
+    todo = [(life, reach) for life, fresh in _fresh(base, lives) for reach in fresh]
+    if last is base and not todo:
+        return last
+    number = last.number + 1 if last else 1
+    name = f"{number:08d}-{secrets.token_hex(4)}"
+    with _Build(folder / "events", mapping, base) as build:
+        for life, reach in todo:
+            build.take(life, reach, on_records)
+        _check_mapping(mapping, build.topics)
+        kept, merged, level = _tiers(base.runs)
+        inputs = [*build.finish(), *(runs.RunFile(folder / "events" / file) for run in merged for file in run.files)]
+        written = runs.write_run(folder / "events", name, runs.merge(inputs, columns=EVENTS.names))
+    run = Run(level, sum(one.rows for one in written), [one.path.name for one in written])
+    holes = list(log.holes())
+    for state in build.lives.values():
+        state.lossy = _lossy(hole for life, hole in holes if life == state.life)
+    gaps = f"{name}-gaps.parquet"
+    _write_gaps(folder / "events" / gaps, holes)
+    new = Manifest(
+        number=number,
+        runs=[*kept, run] if run.rows else kept,
+        lives=[build.lives[life] for life in sorted(build.lives)],
+        topics=dict(sorted(build.topics.items())),
+        types=build.types,
+        gaps=gaps,
+    )
+    _commit(folder / "events", new)
+    _clean(folder / "events", new)
+    return new
+
+
+def _rules_changed(manifest: Manifest, mapping: Mapping) -> bool:
+    return any(topic not in mapping.topics or mapping.fingerprint(topic) != counts.fingerprint for topic, counts in manifest.topics.items())
+
+
+def _fresh(manifest: Manifest, lives: dict[Life, list[Segment]]) -> Iterator[tuple[Life, list[Reach]]]:
+    """What the log holds that the manifest has not seen, by life."""
+    seen = {state.life: state.covered for state in manifest.lives}
+    for life, segments in lives.items():
+        walk = [Reach(one.segment, _seen_up_to(seen.get(life, []), one.start)) for one in reaches(segments)]
+        yield life, [one for one in walk if one.start < one.next]
+
+
+def _seen_up_to(covered: list[tuple[int, int]], start: int) -> int:
+    return next((next_ for low, next_ in covered if low <= start < next_), start)
+
+
+def _filled_in(manifest: Manifest, lives: dict[Life, list[Segment]]) -> bool:
+    known = {state.life: state.next for state in manifest.lives}
+    return any(reach.start < known.get(life, 0) for life, fresh in _fresh(manifest, lives) for reach in fresh)
+
+
+def _tiers(old: list[Run]) -> tuple[list[Run], list[Run], int]:
+    """Which runs stay, which are merged with the new one, and its level.
+
+    A binary counter: n snapshots write each row at most 1 + log2(n) times and leave at most that many runs.
+    """
+    kept, level = list(old), 0
+    while kept and kept[-1].level == level:
+        kept.pop()
+        level += 1
+    return kept, old[len(kept) :], level
+
+
+def _complete(folder: Path, lives: dict[Life, list[Segment]], mapping: Mapping, say: Callable[[str], None]) -> Mapping:
+    """The mapping with every captured topic in it: what was not configured is inferred, written down and said."""
+    topics = dict(mapping.topics)
+    for topic in sorted({life[0] for life in lives} - topics.keys()):
+        told, remarks, said = infer(topic, _sample([segments for life, segments in lives.items() if life[0] == topic]))
+        topics[topic] = told
+        write_topic(folder, topic, told, remarks)
+        say(said)
+    return Mapping(topics, mapping.distrust)
+
+
+def _sample(partitions: list[list[Segment]]) -> Iterator[tuple[bytes | None, bytes | None]]:
+    for segments in partitions:
+        left = max(1, SAMPLE // len(partitions))
+        for table in (table for reach in reaches(segments) for table in reach.segment.read(["key", "value"])):
+            head = table.slice(0, left)
+            yield from zip(head["key"].to_pylist(), head["value"].to_pylist(), strict=True)
+            left -= head.num_rows
+            if left <= 0:
+                break
+
+
+def _check_mapping(mapping: Mapping, topics: dict[str, TopicCounts]) -> None:
+    for topic, counts in topics.items():
+        if mapping.topics[topic].aggregates and counts.events and counts.unassigned == counts.events:
+            paths = " or ".join(format_path(path) for _, path in mapping.topics[topic].aggregates)
+            raise ConfigError(
+                f"lab.toml: topic {topic}: none of its {counts.events:,} events has {paths}; correct the id there. "
+                "All that was captured is safe and is read again then"
+            )
+
+
+def _lossy(holes: Iterator[Hole]) -> dict[str, tuple[int, int, int]]:
+    out: dict[str, tuple[int, int, int]] = {}
+    for hole in holes:
+        if hole.cause in LOSSY:
+            count, first, _ = out.get(hole.cause, (0, hole.start, 0))
+            out[hole.cause] = (count + hole.next - hole.start, first, hole.next)
+    return out
+
+
+# --- one build --------------------------------------------------------------------------------------------
+
+
+class _Build:
+    """One pass over new parts of the log: decoded, put in order, sorted in memory and, past one chunk, in spills."""
+
+    def __init__(self, folder: Path, mapping: Mapping, base: Manifest) -> None:
+        copy = msgspec.json.decode(msgspec.json.encode(base), type=Manifest)
+        self.lives = {state.life: state for state in copy.lives}
+        self.topics, self.types = copy.topics, copy.types
+        self._mapping = mapping
+        self._folder = folder / f".spill-{os.getpid()}-{secrets.token_hex(4)}"
+        self._con = duckdb.connect()
+        self._con.execute("set TimeZone = 'UTC'")
+        self._spills: list[runs.Sorted] = []
+        self._pending: list[pa.Table] = []
+        self._rows = self._bytes = 0
+
+    def __enter__(self) -> _Build:
+        self._folder.mkdir()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._con.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def take(self, life: Life, reach: Reach, on_records: Callable[[int], None]) -> None:
+        """Decode a reach and keep its rows for the sort."""
+        topic, partition, incarnation = life
+        told = self._mapping.topics[topic]
+        state = self.lives.setdefault(life, LifeState(topic, partition, incarnation))
+        counts = self.topics.setdefault(topic, TopicCounts(self._mapping.fingerprint(topic)))
+        ids = [path for _, path in told.aggregates]
+        for records in reach.read(["offset", "timestamp_ms", "timestamp_type", "key", "value", "producer_id"]):
+            events, id_columns = decode(
+                self._con, records, topic=topic, partition=partition, incarnation=incarnation, envelope=told.envelope, ids=ids
+            )
+            events = events.append_column("order_at", _put_in_order(state, records, events, self._mapping.distrust))
+            rows = _by_aggregate(events, told, id_columns)
+            _count(counts, records, events, rows)
+            _learn_types(self._con, self.types, events)
+            self._keep(rows)
+            on_records(records.num_rows)
+        state.covered = _cover(state.covered, reach.start, reach.next)
+
+    def finish(self) -> list[runs.Sorted]:
+        """All that was taken, sorted."""
+        rest = [runs.InMemory(runs.sort(pa.concat_tables(self._pending)))] if self._pending else []
+        return [*self._spills, *rest]
+
+    def _keep(self, rows: pa.Table) -> None:
+        self._pending.append(rows)
+        self._rows += rows.num_rows
+        self._bytes += rows.nbytes
+        if self._rows >= CHUNK_ROWS or self._bytes >= CHUNK_BYTES:
+            self._spills.append(runs.spill(runs.sort(pa.concat_tables(self._pending)), self._folder))
+            self._pending, self._rows, self._bytes = [], 0, 0
+
+
+def _cover(covered: list[tuple[int, int]], start: int, next_: int) -> list[tuple[int, int]]:
+    """The ranges with one more, neighbours made one."""
+    out: list[tuple[int, int]] = []
+    for low, high in sorted([*covered, (start, next_)]):
+        if out and low <= out[-1][1]:
+            out[-1] = (out[-1][0], max(out[-1][1], high))
+        else:
+            out.append((low, high))
+    return out
+
+
+def _by_aggregate(events: pa.Table, told: TopicMapping, id_columns: list[pa.Array]) -> pa.Table:
+    """One row per (aggregate, event), the first of each record flagged.
+
+    Tombstones and undecodable records belong to the aggregate that their key names, under the topic's first mapping; what belongs to none has "".
+    """
+    size = events.num_rows
+    rows, names, ids = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [pa.array([], pa.string())]
+    for number, ((_, path), column) in enumerate(zip(told.aggregates, id_columns, strict=True)):
+        if EACH in path:
+            parents, found = pc.list_parent_indices(column).to_numpy(), column.flatten()
+        else:
+            if number == 0:
+                column = pc.if_else(pc.equal(events["kind"], EVENT), column, events["record_key"]).combine_chunks()
+            parents, found = np.arange(size), column
+        there = pc.fill_null(pc.not_equal(found, ""), False)
+        kept = there.to_numpy(zero_copy_only=False)
+        rows.append(parents[kept])
+        names.append(np.full(kept.sum(), number))
+        ids.append(found.filter(there))
+        if EACH in path and number == 0:
+            keyed = pc.and_(pc.not_equal(events["kind"], EVENT), pc.fill_null(pc.not_equal(events["record_key"], ""), False)).combine_chunks()
+            rows.append(np.flatnonzero(keyed.to_numpy(zero_copy_only=False)))
+            names.append(np.full(len(rows[-1]), number))
+            ids.append(events["record_key"].combine_chunks().filter(keyed))
+    row, name, identity = np.concatenate(rows), np.concatenate(names), pa.concat_arrays(ids)
+    aggregates = [aggregate for aggregate, _ in told.aggregates]
+    name = np.array([aggregates.index(aggregate) for aggregate in aggregates], np.int64)[name] if aggregates else name
+    alone = np.setdiff1d(np.arange(size), row)
+    if len(told.aggregates) > 1 or any(EACH in path for _, path in told.aggregates):
+        row, name, identity = _distinct(row, name, identity)
+    row = np.concatenate([row, alone])
+    aggregate = pc.take(pa.array([*aggregates, ""], pa.string()), pa.array(np.concatenate([name, np.full(len(alone), len(aggregates))])))
+    identity = pa.concat_arrays([identity.cast(pa.string()), pa.repeat(pa.scalar("", pa.string()), len(alone))])
+    order = np.argsort(row, kind="stable")
+    first = np.empty(len(row), np.bool_)
+    first[order] = np.diff(row[order], prepend=-1) > 0
+    table = events.take(pa.array(row)).append_column("aggregate", aggregate).append_column("aggregate_id", identity)
+    return table.append_column("first", pa.array(first)).select(EVENTS.names).cast(EVENTS)
+
+
+def _distinct(row: np.ndarray, name: np.ndarray, identity: pa.Array) -> tuple[np.ndarray, np.ndarray, pa.Array]:
+    """An event names each aggregate once, however many paths lead to it; what stays is in the order of the mapping."""
+    table = pa.table({"row": row, "name": name, "id": identity, "at": np.arange(len(row))})
+    kept = np.sort(table.group_by(["row", "name", "id"]).aggregate([("at", "min")])["at_min"].to_numpy())
+    return row[kept], name[kept], identity.take(pa.array(kept))
+
+
+# --- order and clocks -------------------------------------------------------------------------------------
+
+
+def _put_in_order(state: LifeState, records: pa.Table, events: pa.Table, distrust: tuple[Distrust, ...]) -> pa.Array:
+    """order_at of the next records of a life: the running maximum of the timestamps that are trusted.
+
+    Where it stands is kept in `state`, and every clock that left later records in its shadow.
+    """
+    stamps = np.clip(records["timestamp_ms"].to_numpy(), _NO_TIME_MS, _LATEST_MS)
+    trusted = ~_distrusted(state, records, events, distrust)
+    own = np.where(trusted, stamps, _NO_TIME_MS)
+    own[0] = max(own[0], _NO_TIME_MS if state.order_ms is None else state.order_ms)
+    order = np.maximum.accumulate(own)
+    _suspect(state, records, events, stamps, order, trusted & (stamps > _NO_TIME_MS))
+    state.order_ms = int(order[-1])
+    return pa.array(order * 1000, pa.int64()).cast(EVENTS.field("order_at").type)
+
+
+def _distrusted(state: LifeState, records: pa.Table, events: pa.Table, distrust: tuple[Distrust, ...]) -> np.ndarray:
+    out = np.zeros(records.num_rows, np.bool_)
+    for rule in distrust:
+        if rule.topic not in (None, state.topic) or rule.partition not in (None, state.partition):
+            continue
+        fits = np.ones(records.num_rows, np.bool_)
+        if rule.source is not None:
+            fits &= pc.fill_null(pc.equal(events["source"], rule.source), False).to_numpy()
+        if rule.producer_id is not None:
+            fits &= pc.fill_null(pc.equal(records["producer_id"], rule.producer_id), False).to_numpy()
+        if rule.offsets is not None:
+            offsets = records["offset"].to_numpy()
+            fits &= (offsets >= rule.offsets[0]) & (offsets < rule.offsets[1])
+        out |= fits
+    return out
+
+
+def _suspect(state: LifeState, records: pa.Table, events: pa.Table, stamps: np.ndarray, order: np.ndarray, timed: np.ndarray) -> None:
+    """Find the records that set a maximum which later ones fell behind by more than the tolerance."""
+    offsets = records["offset"].to_numpy()
+    raised = np.flatnonzero(np.diff(order, prepend=state.order_ms if state.order_ms is not None else order[0] - 1) > 0)
+    behind = np.flatnonzero(timed & (order - stamps > TOLERANCE_MS))
+    culprits = np.searchsorted(raised, behind, side="right") - 1  # -1: the clock of an earlier part of the log
+    sources, producers = events["source"], records["producer_id"]
+    for culprit, shadowed in zip(*np.unique(culprits, return_counts=True), strict=True):
+        at = raised[culprit] if culprit >= 0 else None
+        offset, source, producer = state.leader if at is None else (int(offsets[at]), sources[at].as_py(), producers[at].as_py())
+        ahead = int((order[behind] - stamps[behind])[culprits == culprit].max())
+        known = next((one for one in state.suspects if (one.source, one.producer_id) == (source, producer)), None)
+        if known is None:
+            known = Suspect(source, producer, offset, offset + 1)
+            state.suspects.append(known)
+        known.start, known.next = min(known.start, offset), max(known.next, offset + 1)
+        known.records += at is not None or known.records == 0
+        known.shadowed += int(shadowed)
+        known.ahead_ms = max(known.ahead_ms, ahead)
+    if len(raised):
+        at = raised[-1]
+        state.leader = (int(offsets[at]), sources[at].as_py(), producers[at].as_py())
+
+
+# --- what was found ---------------------------------------------------------------------------------------
+
+
+def _count(counts: TopicCounts, records: pa.Table, events: pa.Table, rows: pa.Table) -> None:
+    kinds = {one["values"]: one["counts"] for one in pc.value_counts(events["kind"]).to_pylist()}
+    counts.records += events.num_rows
+    counts.events += kinds.get(EVENT, 0)
+    counts.tombstones += kinds.get(TOMBSTONE_KIND, 0)
+    counts.undecodable += kinds.get(UNDECODABLE, 0)
+    counts.unassigned += pc.sum(pc.and_(pc.equal(rows["aggregate"], ""), pc.equal(rows["kind"], EVENT))).as_py() or 0
+    counts.bytes += records["value"].nbytes + records["key"].nbytes
+    span = pc.min_max(events["order_at"].cast(pa.int64())).as_py()
+    counts.first_us = span["min"] if counts.first_us is None else min(counts.first_us, span["min"])
+    counts.last_us = span["max"] if counts.last_us is None else max(counts.last_us, span["max"])
+
+
+def _learn_types(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]], events: pa.Table) -> None:
+    """Widen what is known of each event type's fields by a sample of these events."""
+    sample = con.from_arrow(events.select(["event_type", "data"])).query(
+        "sample",
+        f"""select event_type, json_group_structure(data) from (
+            select event_type, data from sample where event_type is not null qualify row_number() over (partition by event_type) <= {TYPE_SAMPLE}
+        ) group by event_type order by event_type""",
+    )
+    for event_type, structure in sample.fetchall():
+        if event_type not in types and len(types) >= TYPES_MOST:
+            continue
+        fields = loads(structure)
+        known = types.setdefault(event_type, {})
+        for field, told in fields.items() if isinstance(fields, dict) else ():
+            known[field] = _wider(known.get(field), _SQL_TYPES.get(told, "JSON") if isinstance(told, str) else "JSON")
+
+
+_SQL_TYPES: Final = {"NULL": "NULL", "BOOLEAN": "BOOLEAN", "BIGINT": "BIGINT", "UBIGINT": "HUGEINT", "HUGEINT": "HUGEINT", "DOUBLE": "DOUBLE", "VARCHAR": "VARCHAR"}
+_NUMBERS: Final = ("BIGINT", "HUGEINT", "DOUBLE")
+
+
+def _wider(left: str | None, right: str) -> str:
+    """The narrowest column type that both fit."""
+    if left in (None, "NULL", right):
+        return right
+    assert left is not None
+    if right == "NULL":
+        return left
+    if left in _NUMBERS and right in _NUMBERS:
+        return max(left, right, key=_NUMBERS.index)
+    return "JSON"
+
+
+# --- committing -------------------------------------------------------------------------------------------
+
+
+def _write_gaps(path: Path, holes: list[tuple[Life, Hole]]) -> None:
+    columns = list(zip(*((*life, hole.start, hole.next, hole.cause) for life, hole in holes), strict=True)) or [()] * 6
+    schema = pa.schema([("topic", pa.string()), ("partition_id", pa.int32()), ("incarnation", pa.int32()), ("start_offset", pa.int64()), ("next_offset", pa.int64()), ("cause", pa.string())])  # fmt: skip
+    temporary = path.with_name(f".tmp-{path.name}")
+    with enough_disk(temporary):
+        pq.write_table(pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema), temporary)
+        commit_file(temporary, path)
+
+
+def _commit(folder: Path, manifest: Manifest) -> None:
+    temporary = folder / f".tmp-manifest-{secrets.token_hex(4)}"
+    with enough_disk(temporary):
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
+        commit_file(temporary, folder / f"manifest-{manifest.number:08d}.json")
+
+
+def _clean(folder: Path, manifest: Manifest) -> None:
+    """Remove what no manifest named within the last day, and what a killed build left.
+
+    A manifest is in use until a day after the next one appeared.
+    """
+    old = time.time() - KEEP_S
+    manifests = sorted(folder.glob("manifest-*.json"), reverse=True)
+    keep: set[str] = set()
+    for path, later in zip(manifests, [None, *manifests], strict=False):
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            if later is None or later.stat().st_mtime > old:
+                known = manifest if later is None else msgspec.json.decode(path.read_bytes(), type=Manifest)
+                keep |= {path.name, known.gaps or "", *(file for run in known.runs for file in run.files)}
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.name not in keep and path.stat().st_mtime < old:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,131 @@
+"""From bytes to events, a column at a time: codec, then envelope.
+
+The result has one row per record: an event, a tombstone or an undecodable record with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eslab.decode.codecs import read_json
+from eslab.decode.envelopes import PARTS, Envelope
+from eslab.model import EACH, Path, dumps, format_path
+
+__all__ = ["EVENT", "TOMBSTONE_KIND", "UNDECODABLE", "decode", "json_path"]
+
+EVENT, TOMBSTONE_KIND, UNDECODABLE = "event", "tombstone", "undecodable"
+
+LAST_US = 253_402_300_799_999_999  # the last microsecond of the year 9999: what Python, pandas and DuckDB can all hold
+_TIMES = pa.timestamp("us", tz="UTC")
+
+
+def decode(con: duckdb.DuckDBPyConnection, records: pa.Table, *, topic: str, partition: int, incarnation: int, envelope: Envelope, ids: Sequence[Path]) -> tuple[pa.Table, list[pa.Array]]:
+    """Decode the records of one partition.
+
+    Return the table of events (the columns of `eslab.events.EVENTS` that need no mapping; `order_at` is the caller's) and for each path in
+    `ids` a column of strings, or of lists of strings where the path has `EACH` in it. `con` is only used to run expressions.
+    """
+    values = records["value"].combine_chunks()
+    text, reasons = read_json(values)
+    found, id_columns = _extract(con, text, envelope, ids)
+    wanted = " or ".join(format_path(path) for path in envelope.event_type)
+    for at in np.flatnonzero(pc.and_(pc.is_valid(text), pc.is_null(found["event_type"])).to_numpy(zero_copy_only=False)):
+        reasons[int(at)] = f"no {wanted}"
+    problems = pa.array([reasons.get(at) for at in range(len(values))], pa.string()) if reasons else pa.nulls(len(values), pa.string())
+    kind = pc.if_else(pc.is_null(values), TOMBSTONE_KIND, pc.if_else(pc.is_valid(problems), UNDECODABLE, EVENT))
+    event = pc.equal(kind, EVENT)
+    offsets = records["offset"].combine_chunks()
+    nothing = pa.scalar(None, pa.string())
+    columns: dict[str, pa.Array] = {part: pc.if_else(event, found[part], nothing) for part in PARTS if part != "happened_at"}
+    names = pc.binary_join_element_wise(topic, str(partition), offsets.cast(pa.string()), "/")
+    columns["event_id"] = pc.if_else(event, pc.coalesce(columns["event_id"], names), nothing)
+    columns["data"] = pc.if_else(event, pc.coalesce(columns["data"], "{}"), nothing)
+    columns["happened_at"] = pc.if_else(event, found["happened_at"], pa.scalar(None, _TIMES))
+    size = len(offsets)
+    columns |= {
+        "kind": kind,
+        "problem": problems,
+        "recorded_at": times(records["timestamp_ms"].to_numpy()),
+        "timestamp_type": records["timestamp_type"].combine_chunks(),
+        "topic": pa.repeat(topic, size),
+        "partition_id": pa.array(np.full(size, partition, np.int32)),
+        "incarnation": pa.array(np.full(size, incarnation, np.int32)),
+        "record_offset": offsets,
+        "record_key": _text(records["key"].combine_chunks()),
+    }
+    return pa.table(columns), [pc.if_else(event, column, pa.scalar(None, column.type)) for column in id_columns]
+
+
+def times(timestamp_ms: np.ndarray) -> pa.Array:
+    """Milliseconds since 1970 as timestamps; what lies past the year 9999 or before 0001 becomes null."""
+    fits = (timestamp_ms <= LAST_US // 1000) & (timestamp_ms >= -62_135_596_800_000)
+    micros = np.where(fits, timestamp_ms, 0) * 1000
+    return pa.array(micros, pa.int64(), mask=~fits).cast(_TIMES)
+
+
+def _text(keys: pa.Array) -> pa.Array:
+    """Keys as text; a key that is not UTF-8 is null here and whole in the log."""
+    try:
+        return keys.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([None if key is None else _utf8(key) for key in keys.to_pylist()], pa.string())
+
+
+def _utf8(key: bytes) -> str | None:
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def json_path(path: Path) -> str:
+    """The path in the form of DuckDB's JSON functions."""
+    return "$" + "".join("[*]" if part is EACH else f"[{part}]" if isinstance(part, int) else "." + dumps(str(part)).decode() for part in path)
+
+
+def _extract(con: duckdb.DuckDBPyConnection, text: pa.Array, envelope: Envelope, ids: Sequence[Path]) -> tuple[dict[str, pa.Array], list[pa.Array]]:
+    """One pass over the JSON for every path at once; a path with `EACH` reads again only the list that it goes into."""
+    places: dict[str, int] = {}
+
+    def place(path: Path) -> str:
+        return f"found[{places.setdefault(json_path(path), len(places) + 1)}]"
+
+    selected = []
+    for part in PARTS:
+        options = ", ".join(place(path) for path in getattr(envelope, part))
+        found = f"coalesce({options})" if options else "null::varchar"
+        selected.append(f"{_TIME.format(text=found) if part == 'happened_at' else found} as {part}")
+    for number, path in enumerate(ids):
+        head = path[: path.index(EACH)] if EACH in path else path
+        found = place(head)
+        if head is not path:
+            found = f"json_extract_string({found}, '{_quoted(json_path(path[len(head) :]))}')"
+        selected.append(f"{found} as id{number}")
+    paths = ", ".join(f"'{_quoted(path)}'" for path in places)
+    rows = con.from_arrow(pa.table({"value": text}))
+    table = rows.query("record_values", f"select {', '.join(selected)} from (select json_extract_string(value, [{paths}]) as found from record_values)").to_arrow_table()
+    columns = [column.combine_chunks() for column in table.columns]
+    return dict(zip(PARTS, columns, strict=False)), columns[len(PARTS) :]
+
+
+# ISO 8601 with or without a zone (without: UTC), or a number of seconds, milli-, micro- or nanoseconds since 1970, told apart by
+# its size: seconds reach 1e11 in the year 5138, milliseconds were there in 1973
+_TIME = """
+    case when regexp_full_match({text}, '\\d{{4,}}-\\d\\d-\\d\\d.*') then
+        case when try_cast({text} as timestamptz) between timestamptz '0001-01-01 00:00:00+00' and timestamptz '9999-12-31 23:59:59.999999+00'
+        then try_cast({text} as timestamptz) end
+    when regexp_full_match({text}, '\\d{{1,19}}(\\.\\d+)?') then
+        case when {text}::double < 1e11 then make_timestamptz(round({text}::double * 1e6)::bigint)
+             when {text}::double < 1e14 then make_timestamptz(round({text}::double * 1e3)::bigint)
+             when {text}::double < 1e17 then make_timestamptz(round({text}::double)::bigint)
+             else make_timestamptz(round({text}::double / 1e3)::bigint) end
+    end"""
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")

@@ -1,0 +1,224 @@
+"""The sorted events as one manifest names them: looked up by aggregate, scanned in order.
+
+Everything under `events/` is derived (building.py) and can be deleted. A manifest is a new numbered file; it names the runs, the part of
+the log that they were made from and the fingerprints of what made them. An `Events` object is one manifest, for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eslab import runs
+from eslab.model import Cut, Life, Selection
+
+__all__ = ["EVENTS", "Events", "LifeState", "Manifest", "Run", "Suspect", "TopicCounts", "newest_manifest"]
+
+FORMAT_VERSION: Final = 1
+SCAN_ROWS: Final = 4 * runs.ROW_GROUP  # rows of a replay held at once
+
+_TIME = pa.timestamp("us", tz="UTC")
+_TEXT = pa.string()
+
+EVENTS: Final = pa.schema(
+    [
+        pa.field("aggregate", _TEXT, nullable=False),  # "" where the event belongs to none
+        pa.field("aggregate_id", _TEXT, nullable=False),
+        pa.field("order_at", _TIME, nullable=False),
+        pa.field("topic", _TEXT, nullable=False),
+        pa.field("partition_id", pa.int32(), nullable=False),
+        pa.field("incarnation", pa.int32(), nullable=False),
+        pa.field("record_offset", pa.int64(), nullable=False),
+        pa.field("first", pa.bool_(), nullable=False),
+        pa.field("kind", _TEXT, nullable=False),
+        ("problem", _TEXT),
+        ("event_id", _TEXT),
+        ("event_type", _TEXT),
+        ("event_version", _TEXT),
+        ("source", _TEXT),
+        ("recorded_at", _TIME),
+        ("timestamp_type", _TEXT),
+        ("happened_at", _TIME),
+        ("correlation_id", _TEXT),
+        ("causation_id", _TEXT),
+        ("trace_id", _TEXT),
+        ("span_id", _TEXT),
+        ("parent_span_id", _TEXT),
+        ("record_key", _TEXT),
+        ("data", _TEXT),
+        ("metadata", _TEXT),
+    ]
+)
+"""One row per (aggregate, event), `first` on one row of each record; docs/format.md tells each column."""
+
+
+class Suspect(msgspec.Struct):
+    """A clock that ran ahead in one life: who, where, by how much, and how many records stand in its shadow."""
+
+    source: str | None
+    producer_id: int | None
+    start: int
+    next: int
+    records: int = 0
+    shadowed: int = 0
+    ahead_ms: int = 0
+
+
+class LifeState(msgspec.Struct):
+    """How far one life of a partition was read, and where its clock stood."""
+
+    topic: str
+    partition: int
+    incarnation: int
+    covered: list[tuple[int, int]] = []
+    order_ms: int | None = None
+    leader: tuple[int, str | None, int | None] = (0, None, None)
+    """Offset, source and producer id of the record that `order_ms` is from."""
+    lossy: dict[str, tuple[int, int, int]] = {}
+    """cause -> (offsets, first, next after the last) of the holes that may have held records."""
+    suspects: list[Suspect] = []
+
+    @property
+    def life(self) -> Life:
+        return self.topic, self.partition, self.incarnation
+
+    @property
+    def next(self) -> int:
+        return self.covered[-1][1] if self.covered else 0
+
+
+class TopicCounts(msgspec.Struct):
+    """What a topic's records turned out to be; times are microseconds since 1970."""
+
+    fingerprint: str
+    records: int = 0
+    events: int = 0
+    tombstones: int = 0
+    undecodable: int = 0
+    unassigned: int = 0
+    bytes: int = 0
+    first_us: int | None = None
+    last_us: int | None = None
+
+
+class Run(msgspec.Struct):
+    """A sorted run: its level is how often its rows were merged."""
+
+    level: int
+    rows: int
+    files: list[str]
+
+
+class Manifest(msgspec.Struct):
+    """What the events are, at one moment."""
+
+    number: int = 0
+    format_version: int = FORMAT_VERSION
+    runs: list[Run] = []
+    lives: list[LifeState] = []
+    topics: dict[str, TopicCounts] = {}
+    types: dict[str, dict[str, str]] = {}
+    gaps: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the rules that made these events from the log: equal rules, equal answers."""
+        rules = "\n".join(f"{topic}={counts.fingerprint}" for topic, counts in sorted(self.topics.items()))
+        return hashlib.sha256(rules.encode()).hexdigest()[:16]
+
+    @property
+    def newest(self) -> dict[tuple[str, int], int]:
+        """The newest incarnation of each partition."""
+        return {(state.topic, state.partition): state.incarnation for state in sorted(self.lives, key=lambda one: one.incarnation)}
+
+
+def newest_manifest(folder: Path) -> Manifest | None:
+    """The newest manifest of a lab's `events/`; None where there is none that this eslab reads."""
+    for path in sorted((folder / "events").glob("manifest-*.json"), reverse=True):
+        try:
+            manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        return manifest if manifest.format_version == FORMAT_VERSION else None
+    return None
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+class Events:
+    """The events that one manifest names. Reading takes no lock; files stay for a day after a newer manifest drops them."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._files: dict[str, runs.RunFile] = {}
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every file of every run."""
+        return [self.folder / "events" / name for run in self.manifest.runs for name in run.files]
+
+    @property
+    def cut(self) -> Cut:
+        """All that these events hold, of the newest incarnation of each partition."""
+        newest = self.manifest.newest
+        offsets = {state.life: state.next for state in self.manifest.lives if newest[state.topic, state.partition] == state.incarnation}
+        return Cut(offsets, label="all that is captured", store=self.manifest.fingerprint)
+
+    def lookup(self, aggregate: str, aggregate_id: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of one aggregate, in the lab's order, of every incarnation. `columns` must hold KEY; None: all.
+
+        Reads one row group per run that may hold the id, and more only for long histories.
+        """
+        low, high = (aggregate, aggregate_id), (aggregate, aggregate_id + "\0")
+        found = [part for source in self._sources() if (part := runs.read_range(source, low, high, columns)).num_rows]
+        if not found:
+            return EVENTS.empty_table().select(list(columns) if columns else EVENTS.names)
+        return found[0] if len(found) == 1 else runs.sort(pa.concat_tables(found))
+
+    def scan(self, aggregate: str, columns: Sequence[str], *, low: str = "", high: str | None = None) -> Iterator[pa.Table]:
+        """Yield the rows of an aggregate with low <= id < high in key order, in slices that fit in memory. `columns` must hold KEY."""
+        end = (aggregate, high) if high is not None else (aggregate + "\0",)
+        yield from runs.merge(self._sources(), (aggregate, low), end, columns, rows=SCAN_ROWS)
+
+    def _sources(self) -> list[runs.RunFile]:
+        for run in self.manifest.runs:
+            for name in run.files:
+                if name not in self._files:
+                    self._files[name] = runs.RunFile(self.folder / "events" / name)
+        return [self._files[name] for run in self.manifest.runs for name in run.files]
+
+
+def within(table: pa.Table, selection: Selection) -> pa.Table:
+    """The rows that the selection holds."""
+    mask = _before(table, selection.cut)
+    if selection.happened_until is not None:
+        moment = pa.scalar(selection.happened_until, _TIME)
+        happened = pc.less_equal(pc.coalesce(table["happened_at"], table["recorded_at"], table["order_at"]), moment)
+        mask = pc.and_(mask, happened)
+    return table.filter(mask)
+
+
+def _before(table: pa.Table, cut: Cut) -> pa.Array:
+    """Which rows lie before the cut: one look-up by (topic, partition, incarnation) for the whole column."""
+    topics = {topic: at for at, topic in enumerate(sorted({life[0] for life in cut.offsets}))}
+    codes = pc.fill_null(pc.index_in(table["topic"], pa.array(list(topics), _TEXT)), len(topics)).to_numpy()
+    partitions, incarnations = table["partition_id"].to_numpy(), table["incarnation"].to_numpy()
+    shape = (
+        len(topics) + 1,
+        max([life[1] for life in cut.offsets], default=0) + 2,
+        max([life[2] for life in cut.offsets], default=0) + 2,
+    )
+    ends = np.zeros(shape, np.int64)
+    for (topic, partition, incarnation), next_ in cut.offsets.items():
+        ends[topics[topic], partition, incarnation] = next_
+    ends_of_rows = ends[codes, np.minimum(partitions, shape[1] - 1), np.minimum(incarnations, shape[2] - 1)]
+    return pa.array(table["record_offset"].to_numpy() < ends_of_rows)

@@ -1,0 +1,225 @@
+"""Sorted runs: immutable Parquet files of rows in key order, found by the first key of each row group.
+
+A run is a list of files, none of whose keys overlap. Everything that is sorted, a run's file or a spill, is read alike: by a range of keys.
+"""
+
+from __future__ import annotations
+
+import secrets
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from eslab.errors import CorruptLog
+from eslab.segments import commit_file, enough_disk
+
+__all__ = ["KEY", "ROW_GROUP", "InMemory", "Key", "RunFile", "Sorted", "Spill", "merge", "read_range", "sort", "spill", "write_run"]
+
+KEY: Final = ("aggregate", "aggregate_id", "order_at", "topic", "partition_id", "incarnation", "record_offset")
+"""The sort key; `order_at` counts as microseconds since 1970."""
+Key = tuple[str | int, ...]
+"""Values of KEY, or of its beginning: a shorter key sorts before every longer one that begins with it."""
+
+ROW_GROUP: Final = 4096  # rows; one look-up decodes one group: 3 ms, against 7 at 16 k, while narrow scans run at half speed
+FILE_ROWS: Final = 40 * ROW_GROUP
+FILE_BYTES: Final = 256 << 20  # in memory, of one file's rows: bounds a merge where payloads are large
+SPILL_ROWS: Final = ROW_GROUP
+
+_INDEX = b"eslab.index"
+_DICTIONARY = [
+    "aggregate", "aggregate_id", "topic", "partition_id", "incarnation", "first", "kind", "problem", "event_type", "event_version", "source",
+    "timestamp_type", "correlation_id",
+]  # fmt: skip
+_DELTA = {name: "DELTA_BINARY_PACKED" for name in ("order_at", "recorded_at", "happened_at", "record_offset")}
+
+
+class Sorted(Protocol):
+    """Rows in key order, in batches: the first key of each, and its rows; `row_bytes` is what a row takes in memory on average."""
+
+    firsts: list[Key]
+    sizes: list[int]
+    row_bytes: float
+
+    def read(self, begin: int, end: int, columns: Sequence[str] | None) -> pa.Table:
+        """The rows of batches `[begin, end)`."""
+
+
+class _Index(msgspec.Struct):
+    firsts: list[tuple[str, str, int, str, int, int, int]]
+    sizes: list[int]
+    last: tuple[str, str, int, str, int, int, int]
+
+
+class RunFile:
+    """One file of a run; its footer is read once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = pq.ParquetFile(path, memory_map=True)
+            index = msgspec.json.decode(self._file.metadata.metadata[_INDEX], type=_Index)
+        except (OSError, pa.ArrowException, KeyError, TypeError, msgspec.MsgspecError) as exc:
+            raise CorruptLog(f"{path}: a derived file is missing or damaged ({exc}); delete the folder events/ and it is built again from the log") from exc
+        self.firsts: list[Key] = list(index.firsts)
+        self.sizes = index.sizes
+        self.last: Key = index.last
+        metadata = self._file.metadata
+        self.row_bytes = sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups)) / max(metadata.num_rows, 1)
+
+    def read(self, begin: int, end: int, columns: Sequence[str] | None) -> pa.Table:
+        try:
+            return self._file.read_row_groups(list(range(begin, end)), columns=columns, use_threads=end - begin > 1)
+        except (OSError, pa.ArrowException) as exc:
+            raise CorruptLog(f"{self.path}: a derived file is damaged ({exc}); delete the folder events/ and it is built again from the log") from exc
+
+
+class Spill:
+    """A sorted table put aside in an Arrow file, mapped and read a batch at a time."""
+
+    def __init__(self, path: Path, firsts: list[Key], sizes: list[int]) -> None:
+        self.firsts, self.sizes = firsts, sizes
+        self.row_bytes = path.stat().st_size / max(sum(sizes), 1)
+        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+
+    def read(self, begin: int, end: int, columns: Sequence[str] | None) -> pa.Table:
+        table = pa.Table.from_batches([self._reader.get_batch(at) for at in range(begin, end)], self._reader.schema)
+        return table.select(columns) if columns else table
+
+
+class InMemory:
+    """A sorted table, read like a spill."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        starts = range(0, table.num_rows, SPILL_ROWS)
+        self.firsts: list[Key] = [key_at(table, at) for at in starts]
+        self.sizes = [min(SPILL_ROWS, table.num_rows - at) for at in starts]
+        self.row_bytes = table.nbytes / max(table.num_rows, 1)
+
+    def read(self, begin: int, end: int, columns: Sequence[str] | None) -> pa.Table:
+        table = self._table.slice(begin * SPILL_ROWS, (end - begin) * SPILL_ROWS)
+        return table.select(columns) if columns else table
+
+
+def sort(table: pa.Table) -> pa.Table:
+    """The table in key order."""
+    return table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in KEY])).combine_chunks()
+
+
+def spill(table: pa.Table, folder: Path) -> Spill:
+    """Put a sorted table aside in this folder."""
+    path = folder / f"{secrets.token_hex(8)}.arrow"
+    batches = table.to_batches(max_chunksize=SPILL_ROWS)
+    with enough_disk(path), pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    starts = range(0, table.num_rows, SPILL_ROWS)
+    return Spill(path, [key_at(table, at) for at in starts], [len(batch) for batch in batches])
+
+
+def key_at(table: pa.Table, row: int, depth: int = len(KEY)) -> Key:
+    """The first `depth` values of a row's key."""
+    return tuple(table[name][row].value if name == "order_at" else table[name][row].as_py() for name in KEY[:depth])
+
+
+def read_range(source: Sorted, low: Key, high: Key | None, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows with low <= key < high (None: to the end). `columns` must hold as much of KEY as the bounds have."""
+    begin = max(bisect_left(source.firsts, low) - 1, 0)
+    end = len(source.firsts) if high is None else bisect_left(source.firsts, high)
+    table = source.read(begin, max(begin, end), columns)
+    start = bisect_left(range(table.num_rows), low, key=lambda row: key_at(table, row, len(low)))
+    stop = table.num_rows if high is None else bisect_left(range(table.num_rows), high, key=lambda row: key_at(table, row, len(high)))
+    return table.slice(start, max(stop - start, 0))
+
+
+def merge(sources: Sequence[Sorted], low: Key = (), high: Key | None = None, columns: Sequence[str] | None = None, rows: int = FILE_ROWS) -> Iterator[pa.Table]:
+    """Yield the rows of all sources with low <= key < high, in key order, about `rows` at a time.
+
+    `columns` must hold all of KEY. Holds one slice of every source in memory, fewer rows where they are large.
+    """
+    heaviest = max((source.row_bytes for source in sources), default=1.0)
+    rows = max(1, min(rows, int(FILE_BYTES / max(heaviest, 1.0))))
+    for begin, end in pairwise([low, *_splitters(sources, low, high, rows), high]):
+        assert begin is not None
+        parts = [part for source in sources if (part := read_range(source, begin, end, columns)).num_rows]
+        if len(parts) == 1:
+            yield parts[0]
+        elif parts:
+            yield sort(pa.concat_tables(parts))
+
+
+def _splitters(sources: Sequence[Sorted], low: Key, high: Key | None, rows: int) -> list[Key]:
+    firsts = sorted(
+        (key, size) for source in sources for key, size in zip(source.firsts, source.sizes, strict=True) if key > low and (high is None or key < high)
+    )
+    out: list[Key] = []
+    held = 0
+    for key, size in firsts:
+        if held + size > rows and (not out or key > out[-1]):
+            out.append(key)
+            held = 0
+        held += size
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that was written and committed."""
+
+    path: Path
+    rows: int
+    bytes: int
+
+
+def write_run(folder: Path, name: str, tables: Iterable[pa.Table]) -> list[Written]:
+    """Write sorted tables as the files of a run and commit each. Raises `CorruptLog` if they are not in order."""
+    out: list[Written] = []
+    last: Key = ()
+    for table in tables:
+        for piece in _pieces(table):
+            firsts = [key_at(piece, at) for at in range(0, piece.num_rows, ROW_GROUP)]
+            if any(left > right for left, right in pairwise([last, *firsts])):
+                raise CorruptLog(f"{folder}: rows about to be written are not in order; this is a defect of eslab, and nothing was committed")
+            last = key_at(piece, piece.num_rows - 1)
+            out.append(_write_file(folder / f"{name}-{len(out):05d}.parquet", piece, firsts, last))
+    return out
+
+
+def _pieces(table: pa.Table) -> Iterator[pa.Table]:
+    """The table in pieces that one file holds."""
+    rows = FILE_ROWS
+    if table.num_rows and table.nbytes > FILE_BYTES:
+        rows = max(ROW_GROUP, int(table.num_rows * FILE_BYTES / table.nbytes) // ROW_GROUP * ROW_GROUP)
+    for start in range(0, table.num_rows, rows):
+        yield table.slice(start, rows)
+
+
+def _write_file(path: Path, table: pa.Table, firsts: list[Key], last: Key) -> Written:
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    sizes = [min(ROW_GROUP, table.num_rows - at) for at in range(0, table.num_rows, ROW_GROUP)]
+    index = msgspec.json.encode({"firsts": firsts, "sizes": sizes, "last": last}).decode()
+    with enough_disk(temporary):
+        with pq.ParquetWriter(
+            temporary,
+            table.schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=_DICTIONARY,
+            column_encoding=_DELTA,
+            write_statistics=list(KEY),
+            write_page_checksum=True,
+            store_schema=False,
+        ) as writer:
+            writer.write_table(table, row_group_size=ROW_GROUP)
+            writer.add_key_value_metadata({_INDEX.decode(): index})
+        size = temporary.stat().st_size
+        commit_file(temporary, path)
+    return Written(path, table.num_rows, size)
