@@ -1,1 +1,38 @@
-"""eslab: an event-sourcing lab and time-travel debugger for Jupyter."""
+"""eslab: an event-sourcing lab and time-travel debugger for Jupyter.
+
+    lab = eslab.Lab("data/shop", tz="Europe/Berlin")
+    lab.snapshot("kafka://localhost:9092", ["orders", "payments"])
+    lab.history("order", "ord-12345").at("10:31")
+"""
+
+from eslab import errors
+from eslab.changes import Changes
+from eslab.errors import EslabError
+from eslab.history import History, State, Step
+from eslab.lab import Lab
+from eslab.model import MISSING, TOMBSTONE, Change, Coordinates, Cut, Event, Record
+from eslab.play import play
+from eslab.projection import Projection
+from eslab.world import World
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MISSING",
+    "TOMBSTONE",
+    "Change",
+    "Changes",
+    "Coordinates",
+    "Cut",
+    "EslabError",
+    "Event",
+    "History",
+    "Lab",
+    "Projection",
+    "Record",
+    "State",
+    "Step",
+    "World",
+    "errors",
+    "play",
+]

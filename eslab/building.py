@@ -85,6 +85,7 @@ def update(folder: Path, log: Log, mapping: Mapping, *, say: Callable[[str], Non
         runs=[*kept, run] if run.rows else kept,
         lives=[build.lives[life] for life in sorted(build.lives)],
         topics=dict(sorted(build.topics.items())),
+        aggregates=build.aggregates,
         types=build.types,
         gaps=gaps,
     )
@@ -176,7 +177,7 @@ class _Build:
     def __init__(self, folder: Path, mapping: Mapping, base: Manifest) -> None:
         copy = msgspec.json.decode(msgspec.json.encode(base), type=Manifest)
         self.lives = {state.life: state for state in copy.lives}
-        self.topics, self.types = copy.topics, copy.types
+        self.topics, self.types, self.aggregates = copy.topics, copy.types, copy.aggregates
         self._mapping = mapping
         self._folder = folder / f".spill-{os.getpid()}-{secrets.token_hex(4)}"
         self._con = duckdb.connect()
@@ -207,6 +208,9 @@ class _Build:
             events = events.append_column("order_at", _put_in_order(state, records, events, self._mapping.distrust))
             rows = _by_aggregate(events, told, id_columns)
             _count(counts, records, events, rows)
+            for one in pc.value_counts(rows["aggregate"]).to_pylist():
+                if one["values"]:
+                    self.aggregates[one["values"]] = self.aggregates.get(one["values"], 0) + one["counts"]
             _learn_types(self._con, self.types, events)
             self._keep(rows)
             on_records(records.num_rows)
@@ -363,7 +367,7 @@ def _learn_types(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]
     """Widen what is known of each event type's fields by a sample of these events."""
     sample = con.from_arrow(events.select(["event_type", "data"])).query(
         "sample",
-        f"""select event_type, json_group_structure(data) from (
+        f"""select event_type, json_group_structure(data::json) from (
             select event_type, data from sample where event_type is not null qualify row_number() over (partition by event_type) <= {TYPE_SAMPLE}
         ) group by event_type order by event_type""",
     )

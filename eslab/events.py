@@ -7,7 +7,7 @@ the log that they were made from and the fingerprints of what made them. An `Eve
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from eslab import runs
 from eslab.model import Cut, Life, Selection
 
-__all__ = ["EVENTS", "Events", "LifeState", "Manifest", "Run", "Suspect", "TopicCounts", "newest_manifest"]
+__all__ = ["EVENTS", "Events", "LifeState", "Manifest", "Run", "Slice", "Suspect", "TopicCounts", "newest_manifest"]
 
 FORMAT_VERSION: Final = 1
 SCAN_ROWS: Final = 4 * runs.ROW_GROUP  # rows of a replay held at once
@@ -124,7 +124,10 @@ class Manifest(msgspec.Struct):
     runs: list[Run] = []
     lives: list[LifeState] = []
     topics: dict[str, TopicCounts] = {}
+    aggregates: dict[str, int] = {}
+    """Rows by aggregate: one per (aggregate, event)."""
     types: dict[str, dict[str, str]] = {}
+    """Event type -> field of its data -> the SQL type that the events seen so far fit."""
     gaps: str | None = None
 
     @property
@@ -173,21 +176,32 @@ class Events:
         offsets = {state.life: state.next for state in self.manifest.lives if newest[state.topic, state.partition] == state.incarnation}
         return Cut(offsets, label="all that is captured", store=self.manifest.fingerprint)
 
-    def lookup(self, aggregate: str, aggregate_id: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of one aggregate, in the lab's order, of every incarnation. `columns` must hold KEY; None: all.
+    @property
+    def lossy(self) -> dict[Life, dict[str, tuple[int, int, int]]]:
+        """The newest lives that have lost records, or were not asked for all: cause -> (offsets, first, next after the last)."""
+        return {state.life: state.lossy for state in self.manifest.lives if state.lossy and state.life in self.cut.offsets}
 
-        Reads one row group per run that may hold the id, and more only for long histories.
+    def lookup(self, aggregate: str, aggregate_id: str, columns: Sequence[str], selection: Selection) -> Slice:
+        """The rows of one aggregate in the lab's order.
+
+        Reads one row group of each run that may hold the id, and more only for long histories.
         """
         low, high = (aggregate, aggregate_id), (aggregate, aggregate_id + "\0")
-        found = [part for source in self._sources() if (part := runs.read_range(source, low, high, columns)).num_rows]
-        if not found:
-            return EVENTS.empty_table().select(list(columns) if columns else EVENTS.names)
-        return found[0] if len(found) == 1 else runs.sort(pa.concat_tables(found))
+        return self._slice(low, high, columns, selection)
 
-    def scan(self, aggregate: str, columns: Sequence[str], *, low: str = "", high: str | None = None) -> Iterator[pa.Table]:
-        """Yield the rows of an aggregate with low <= id < high in key order, in slices that fit in memory. `columns` must hold KEY."""
-        end = (aggregate, high) if high is not None else (aggregate + "\0",)
-        yield from runs.merge(self._sources(), (aggregate, low), end, columns, rows=SCAN_ROWS)
+    def scan(self, aggregate: str, columns: Sequence[str], selection: Selection) -> Iterator[Slice]:
+        """Yield the rows of every id of an aggregate in key order, a few thousand at a time."""
+        for low, high in runs.ranges(self._sources(), (aggregate,), (aggregate + "\0",), SCAN_ROWS):
+            yield self._slice(low, high or (aggregate + "\0",), columns, selection)
+
+    def _slice(self, low: runs.Key, high: runs.Key, columns: Sequence[str], selection: Selection) -> Slice:
+        sources = self._sources()
+
+        def read(names: Sequence[str]) -> pa.Table:
+            table = runs.read_merged(sources, low, high, list(dict.fromkeys([*runs.KEY, *names])))
+            return table if table.num_columns else EVENTS.empty_table()
+
+        return Slice(read, columns, selection)
 
     def _sources(self) -> list[runs.RunFile]:
         for run in self.manifest.runs:
@@ -197,17 +211,34 @@ class Events:
         return [self._files[name] for run in self.manifest.runs for name in run.files]
 
 
-def within(table: pa.Table, selection: Selection) -> pa.Table:
-    """The rows that the selection holds."""
-    mask = _before(table, selection.cut)
+class Slice:
+    """Rows of a selection in the lab's order; columns that were not read at first are read when they are asked for."""
+
+    def __init__(self, read: Callable[[Sequence[str]], pa.Table], columns: Sequence[str], selection: Selection) -> None:
+        self._read = read
+        until = ["happened_at", "recorded_at"] if selection.happened_until is not None else []
+        table = read([*columns, *until])
+        self._mask = _held(table, selection)
+        self.table = table if self._mask is None else table.filter(self._mask)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column of the rows."""
+        if name in self.table.column_names:
+            return self.table[name]
+        column = self._read([name])[name]
+        return column if self._mask is None else column.filter(self._mask)
+
+
+def _held(table: pa.Table, selection: Selection) -> pa.Array | None:
+    """Which rows the selection holds; None: all."""
+    held = _before(table, selection.cut)
     if selection.happened_until is not None:
-        moment = pa.scalar(selection.happened_until, _TIME)
-        happened = pc.less_equal(pc.coalesce(table["happened_at"], table["recorded_at"], table["order_at"]), moment)
-        mask = pc.and_(mask, happened)
-    return table.filter(mask)
+        happened = pc.coalesce(table["happened_at"], table["recorded_at"], table["order_at"])
+        held &= pc.less_equal(happened, pa.scalar(selection.happened_until, _TIME)).to_numpy()
+    return None if held.all() else pa.array(held)
 
 
-def _before(table: pa.Table, cut: Cut) -> pa.Array:
+def _before(table: pa.Table, cut: Cut) -> np.ndarray:
     """Which rows lie before the cut: one look-up by (topic, partition, incarnation) for the whole column."""
     topics = {topic: at for at, topic in enumerate(sorted({life[0] for life in cut.offsets}))}
     codes = pc.fill_null(pc.index_in(table["topic"], pa.array(list(topics), _TEXT)), len(topics)).to_numpy()
@@ -221,4 +252,5 @@ def _before(table: pa.Table, cut: Cut) -> pa.Array:
     for (topic, partition, incarnation), next_ in cut.offsets.items():
         ends[topics[topic], partition, incarnation] = next_
     ends_of_rows = ends[codes, np.minimum(partitions, shape[1] - 1), np.minimum(incarnations, shape[2] - 1)]
-    return pa.array(table["record_offset"].to_numpy() < ends_of_rows)
+    before: np.ndarray = table["record_offset"].to_numpy() < ends_of_rows
+    return before

@@ -24,7 +24,7 @@ from eslab.decode.envelopes import ENVELOPES, Envelope, describe, read_envelope
 from eslab.errors import ConfigError
 from eslab.model import Path, dumps, format_path, loads, parse_path
 
-__all__ = ["Distrust", "Mapping", "TopicMapping", "infer", "read_mapping", "write_distrust", "write_topic"]
+__all__ = ["Distrust", "Mapping", "TopicMapping", "first_id", "infer", "read_mapping", "write_distrust", "write_topic"]
 
 FORMAT_VERSION: Final = 1
 SAMPLE: Final = 1000  # records looked at to infer a topic's mapping
@@ -212,6 +212,11 @@ def infer(topic: str, sample: Iterable[tuple[bytes | None, bytes | None]]) -> tu
     ]
     said = f"topic {topic}: no field is clearly the id of an aggregate" + (f"; {len(options)} candidates stand in lab.toml: choose there" if options else "; name one in lab.toml")
     return TopicMapping(envelope), remarks, said
+
+
+def first_id(payload: Any) -> Any:
+    """The first field of an event's data that is called like an id, by its value; None if there is none."""
+    return next((identity for _, identity in _candidates(payload, "default")), None)
 
 
 def _payload(value: bytes | None) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -23,8 +23,11 @@ __all__ = [
     "MISSING",
     "TOMBSTONE",
     "Change",
+    "Columns",
     "Coordinates",
     "Cut",
+    "Event",
+    "Life",
     "Path",
     "Record",
     "Selection",
@@ -97,6 +100,131 @@ class Coordinates(NamedTuple):
     def __str__(self) -> str:
         life = f"~{self.incarnation}" if self.incarnation else ""
         return f"{self.topic}/{self.partition}{life}/{self.offset}"
+
+
+# --- events -------------------------------------------------------------------------------------
+
+
+class Columns(Protocol):
+    """Rows that events read their parts from, when asked."""
+
+    def value(self, column: str, row: int) -> Any:
+        """The value of a column in a row; times are aware datetimes in UTC."""
+
+
+class Event:
+    """A decoded record, lazily: every part is read from its row when it is asked for.
+
+    What a handler sees. `type` is `TOMBSTONE` for a null value; `data` is any JSON value, {} where the payload has none,
+    None for a tombstone. Handlers must not change it.
+    """
+
+    __slots__ = ("_data", "_row", "_rows", "type")
+
+    def __init__(self, rows: Columns, row: int, type_: str | _Sentinel | None, data: Any = MISSING) -> None:
+        self._rows, self._row, self.type, self._data = rows, row, type_, data
+
+    @property
+    def data(self) -> Any:
+        if self._data is MISSING:
+            text = self._rows.value("data", self._row)
+            self._data = None if text is None else loads(text)
+        return self._data
+
+    @property
+    def metadata(self) -> Any:
+        return loads(self._rows.value("metadata", self._row) or "{}")
+
+    @property
+    def id(self) -> str | None:
+        return self._text("event_id")
+
+    @property
+    def version(self) -> str | None:
+        """The version of the event's type, as its envelope says; not the version of a history."""
+        return self._text("event_version")
+
+    @property
+    def source(self) -> str | None:
+        return self._text("source")
+
+    @property
+    def recorded_at(self) -> dt.datetime | None:
+        """The record's timestamp; None where it is none, or past the year 9999."""
+        return self._time("recorded_at")
+
+    @property
+    def happened_at(self) -> dt.datetime | None:
+        """The time in the payload."""
+        return self._time("happened_at")
+
+    @property
+    def order_at(self) -> dt.datetime:
+        """The time that the lab orders by: it never decreases along a partition."""
+        moment = self._time("order_at")
+        assert moment is not None
+        return moment
+
+    @property
+    def correlation_id(self) -> str | None:
+        return self._text("correlation_id")
+
+    @property
+    def causation_id(self) -> str | None:
+        return self._text("causation_id")
+
+    @property
+    def trace_id(self) -> str | None:
+        return self._text("trace_id")
+
+    @property
+    def span_id(self) -> str | None:
+        return self._text("span_id")
+
+    @property
+    def parent_span_id(self) -> str | None:
+        return self._text("parent_span_id")
+
+    @property
+    def key(self) -> str | None:
+        """The record's key as text; None where it is null or no UTF-8."""
+        return self._text("record_key")
+
+    @property
+    def aggregate(self) -> str:
+        return str(self._rows.value("aggregate", self._row))
+
+    @property
+    def aggregate_id(self) -> str:
+        return str(self._rows.value("aggregate_id", self._row))
+
+    @property
+    def coordinates(self) -> Coordinates:
+        value = self._rows.value
+        return Coordinates(value("topic", self._row), value("partition_id", self._row), value("incarnation", self._row), value("record_offset", self._row))
+
+    @property
+    def topic(self) -> str:
+        return self.coordinates.topic
+
+    @property
+    def partition(self) -> int:
+        return self.coordinates.partition
+
+    @property
+    def offset(self) -> int:
+        return self.coordinates.offset
+
+    def __repr__(self) -> str:
+        return f"<Event {self.type or 'undecodable'} {self.id or self.coordinates}>"
+
+    def _text(self, column: str) -> str | None:
+        value = self._rows.value(column, self._row)
+        return None if value is None else str(value)
+
+    def _time(self, column: str) -> dt.datetime | None:
+        value: dt.datetime | None = self._rows.value(column, self._row)
+        return value
 
 
 # --- cuts ---------------------------------------------------------------------------------------

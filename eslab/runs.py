@@ -21,7 +21,21 @@ import pyarrow.parquet as pq
 from eslab.errors import CorruptLog
 from eslab.segments import commit_file, enough_disk
 
-__all__ = ["KEY", "ROW_GROUP", "InMemory", "Key", "RunFile", "Sorted", "Spill", "merge", "read_range", "sort", "spill", "write_run"]
+__all__ = [
+    "KEY",
+    "ROW_GROUP",
+    "InMemory",
+    "Key",
+    "RunFile",
+    "Sorted",
+    "Spill",
+    "merge",
+    "ranges",
+    "read_merged",
+    "sort",
+    "spill",
+    "write_run",
+]
 
 KEY: Final = ("aggregate", "aggregate_id", "order_at", "topic", "partition_id", "incarnation", "record_offset")
 """The sort key; `order_at` counts as microseconds since 1970."""
@@ -132,7 +146,7 @@ def key_at(table: pa.Table, row: int, depth: int = len(KEY)) -> Key:
 
 def read_range(source: Sorted, low: Key, high: Key | None, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows with low <= key < high (None: to the end). `columns` must hold as much of KEY as the bounds have."""
-    begin = max(bisect_left(source.firsts, low) - 1, 0)
+    begin = max(bisect_left(source.firsts, low) - 1, 0)  # the batch before may end within the range
     end = len(source.firsts) if high is None else bisect_left(source.firsts, high)
     table = source.read(begin, max(begin, end), columns)
     start = bisect_left(range(table.num_rows), low, key=lambda row: key_at(table, row, len(low)))
@@ -140,20 +154,27 @@ def read_range(source: Sorted, low: Key, high: Key | None, columns: Sequence[str
     return table.slice(start, max(stop - start, 0))
 
 
-def merge(sources: Sequence[Sorted], low: Key = (), high: Key | None = None, columns: Sequence[str] | None = None, rows: int = FILE_ROWS) -> Iterator[pa.Table]:
-    """Yield the rows of all sources with low <= key < high, in key order, about `rows` at a time.
+def merge(sources: Sequence[Sorted], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the rows of all sources in key order, a file's worth at a time. `columns` must hold all of KEY."""
+    for low, high in ranges(sources):
+        if (table := read_merged(sources, low, high, columns)).num_rows:
+            yield table
 
-    `columns` must hold all of KEY. Holds one slice of every source in memory, fewer rows where they are large.
-    """
+
+def ranges(sources: Sequence[Sorted], low: Key = (), high: Key | None = None, rows: int = FILE_ROWS) -> Iterator[tuple[Key, Key | None]]:
+    """Split a range of keys into ranges of about `rows` rows in all sources together, fewer where rows are large."""
     heaviest = max((source.row_bytes for source in sources), default=1.0)
     rows = max(1, min(rows, int(FILE_BYTES / max(heaviest, 1.0))))
     for begin, end in pairwise([low, *_splitters(sources, low, high, rows), high]):
         assert begin is not None
-        parts = [part for source in sources if (part := read_range(source, begin, end, columns)).num_rows]
-        if len(parts) == 1:
-            yield parts[0]
-        elif parts:
-            yield sort(pa.concat_tables(parts))
+        yield begin, end
+
+
+def read_merged(sources: Sequence[Sorted], low: Key, high: Key | None, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of all sources with low <= key < high in key order. `columns` must hold all of KEY."""
+    parts = [read_range(source, low, high, columns) for source in sources if source.firsts and not (high is not None and source.firsts[0] >= high)]
+    parts = [part for part in parts if part.num_rows] or parts[:1]
+    return sort(pa.concat_tables(parts)) if len(parts) > 1 else parts[0] if parts else pa.table({})
 
 
 def _splitters(sources: Sequence[Sorted], low: Key, high: Key | None, rows: int) -> list[Key]:

@@ -1,0 +1,66 @@
+"""What differs between two states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import pandas as pd
+
+from eslab.model import MISSING, Change, Path, format_path
+from eslab.views import tables
+
+__all__ = ["Changes", "diff"]
+
+
+class Changes(Sequence[Change]):
+    """The changed paths from one state to another, in the order of the states' own keys; empty when they are equal."""
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self._changes = tuple(changes)
+
+    @overload
+    def __getitem__(self, at: int) -> Change: ...
+    @overload
+    def __getitem__(self, at: slice) -> Changes: ...
+    def __getitem__(self, at: int | slice) -> Change | Changes:
+        return Changes(self._changes[at]) if isinstance(at, slice) else self._changes[at]
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Changes) and self._changes == other._changes
+
+    def __hash__(self) -> int:
+        return hash(tuple(change.path for change in self._changes))
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self._changes)) or "no changes"
+
+    def _repr_html_(self) -> str:
+        return tables.html(["path", "before", "after"], [[format_path(one.path) or "(all)", one.before, one.after] for one in self], empty="no changes")
+
+    def df(self) -> pd.DataFrame:
+        """One row per changed path: path (text), before, after; a side that is not there is `MISSING`."""
+        rows = [(format_path(change.path), change.before, change.after) for change in self]
+        return pd.DataFrame(rows, columns=["path", "before", "after"], dtype=object).astype({"path": "str"})
+
+
+def diff(before: Any, after: Any) -> Changes:
+    """Compare two states. Objects differ by key, lists by position; a list that grew or shrank differs at its end.
+
+    Numbers are equal by value (1 and 1.0), booleans are no numbers.
+    """
+    return Changes(list(_walk(before, after, ())))
+
+
+def _walk(before: Any, after: Any, path: Path) -> Iterator[Change]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in [*before, *(key for key in after if key not in before)]:
+            yield from _walk(before.get(key, MISSING), after.get(key, MISSING), (*path, key))
+    elif isinstance(before, (list, tuple)) and isinstance(after, (list, tuple)):
+        for at in range(max(len(before), len(after))):
+            yield from _walk(before[at] if at < len(before) else MISSING, after[at] if at < len(after) else MISSING, (*path, at))
+    elif isinstance(before, bool) is not isinstance(after, bool) or before != after:
+        yield Change(path, before, after)

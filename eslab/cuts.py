@@ -1,0 +1,140 @@
+"""Moments to cuts: a time, an event, offsets."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+from zoneinfo import ZoneInfo
+
+from eslab.errors import MomentError, NaiveTime, UnknownEvent
+from eslab.events import Events
+from eslab.model import Coordinates, Cut, Life
+from eslab.sql import ORDER, query
+
+__all__ = ["Clock", "at_event", "at_offsets", "at_time", "find_anything", "find_event"]
+
+OrderKey = tuple[dt.datetime, str, int, int, int]
+"""A record's place in the lab's total order: order_at, topic, partition, incarnation, offset."""
+
+_CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?")
+
+
+class Clock:
+    """How a lab reads times: in its zone, and a bare `10:31` on its day."""
+
+    def __init__(self, tz: ZoneInfo | None, span: tuple[dt.datetime, dt.datetime] | None) -> None:
+        self.tz = tz
+        self._span = span
+
+    def read(self, told: str | dt.datetime) -> dt.datetime:
+        """The moment in UTC. Raises `NaiveTime` for a time without a zone in a lab without `tz=`, `MomentError` for what is no time."""
+        if isinstance(told, str):
+            text = told.strip()
+            if _CLOCK.fullmatch(text):
+                return self.read(dt.datetime.combine(self._day(text), dt.time.fromisoformat(text.replace(",", ".").zfill(5) if len(text) < 5 else text)))
+            try:
+                told = dt.datetime.fromisoformat(text)
+            except ValueError:
+                raise MomentError(f"{text!r} is no time; write it like 2026-03-12T10:31:00+01:00, or 10:31 in a lab of one day") from None
+        if told.tzinfo is None:
+            if self.tz is None:
+                raise NaiveTime(f"{told.isoformat(sep=' ')} has no zone, and the lab has none either: write the zone (…+01:00, …Z), or open the lab with tz=\"Europe/Berlin\"")
+            told = told.replace(tzinfo=self.tz)
+        return told.astimezone(dt.UTC)
+
+    def show(self, moment: dt.datetime | None) -> str:
+        """The moment for people, with its zone."""
+        if moment is None:
+            return "—"
+        local = moment.astimezone(self.tz or dt.UTC)
+        spec = "milliseconds" if local.microsecond else "seconds"
+        return f"{local.replace(tzinfo=None).isoformat(sep=' ', timespec=spec)} {local.tzname()}"
+
+    def _day(self, text: str) -> dt.date:
+        if self.tz is None:
+            raise NaiveTime(f"{text!r} has no zone, and the lab has none either: open the lab with tz=\"Europe/Berlin\", or write the whole time with its zone")
+        if self._span is None:
+            raise MomentError(f"{text!r} has no day, and the lab is empty; write the whole time")
+        first, last = (moment.astimezone(self.tz).date() for moment in self._span)
+        if first != last:
+            raise MomentError(f"{text!r} has no day, and the lab covers {first} to {last}; write the day too, like {first} {text}")
+        return first
+
+
+def at_time(events: Events, moment: dt.datetime, label: str = "") -> Cut:
+    """Everything recorded until this moment, inclusive: each partition up to its last record with order_at <= moment.
+
+    Exact, since order_at never decreases along a partition. Scans order_at of all events.
+    """
+    found = query(
+        events,
+        "select topic, partition_id, incarnation, max(record_offset) + 1 from {rows} where order_at <= $moment group by all",
+        {"moment": moment},
+    )
+    return _cut(events, {(t, p, i): n for t, p, i, n in found}, label or f"recorded until {moment.isoformat()}")
+
+
+def at_event(events: Events, told: str | Coordinates | tuple[str, int, int], label: str = "") -> Cut:
+    """Everything in the lab's order up to and with this event. Raises `UnknownEvent`."""
+    key, seen = find_event(events, told)
+    found = query(
+        events,
+        f"""select topic, partition_id, incarnation, max(record_offset) + 1 from {{rows}}
+        where ({ORDER}) <= ($order_at, $topic, $partition, $incarnation, $offset) group by all""",
+        {"order_at": key[0], "topic": key[1], "partition": key[2], "incarnation": key[3], "offset": key[4]},
+    )
+    again = f" (its first occurrence of {seen})" if seen > 1 else ""
+    return _cut(events, {(t, p, i): n for t, p, i, n in found}, label or f"up to and with event {told}{again}")
+
+
+def at_offsets(events: Events, told: Mapping[str, Mapping[int, int]]) -> Cut:
+    """The cut with these next offsets (exclusive) by topic and partition; partitions not named are excluded, and listed."""
+    newest = events.manifest.newest
+    unknown = [f"{topic}[{partition}]" for topic, parts in told.items() for partition in parts if (topic, partition) not in newest]
+    if unknown:
+        raise MomentError(f"the lab has no {', '.join(unknown)}; it has {', '.join(f'{topic}[{partition}]' for topic, partition in newest) or 'nothing'}")
+    offsets = {(topic, partition, newest[topic, partition]): next_ for topic, parts in told.items() for partition, next_ in parts.items()}
+    excluded = tuple((topic, partition, life) for (topic, partition), life in newest.items() if (topic, partition, life) not in offsets)
+    return Cut(offsets, label="by offsets", store=events.manifest.fingerprint, excluded=excluded)
+
+
+def find_event(events: Events, told: str | Coordinates | tuple[str, int, int]) -> tuple[OrderKey, int]:
+    """Where an event stands in the lab's order (its first occurrence), and how often its id was seen.
+
+    An event is named by its id, by coordinates, or by (topic, partition, offset) in the newest incarnation.
+    """
+    if isinstance(told, str):
+        where, parameters = "event_id = $id", {"id": told}
+    else:
+        topic, partition, offset = (told.topic, told.partition, told.offset) if isinstance(told, Coordinates) else told
+        where, parameters = "topic = $topic and partition_id = $partition and record_offset = $offset", {"topic": topic, "partition": partition, "offset": offset}
+    found = query(events, f"select {ORDER}, count(*) over () from {{rows}} where first and {where} order by {ORDER} limit 1", parameters)
+    if not found:
+        name = told if isinstance(told, str) else "/".join(str(part) for part in (told if len(told) == 3 else (told[0], told[1], told[3])))
+        raise UnknownEvent(f"no captured event is called {name!r}; lab.find(...) looks for any id, and lab.gaps() says what was not captured")
+    order_at, topic, partition, incarnation, offset, seen = found[0]
+    return (order_at.astimezone(dt.UTC), topic, partition, incarnation, offset), seen
+
+
+def find_anything(events: Events, told: str) -> list[tuple[str, str, int, dt.datetime, dt.datetime]]:
+    """Every meaning that an id has: (as what, of which aggregate or event type, how often, first and last order_at). One scan of the id columns."""
+    return query(
+        events,
+        """with found as materialized (
+            select * from {rows} where $id in (aggregate_id, event_id, correlation_id, causation_id, trace_id, record_key)
+        ), meanings as (
+            select 1 as rank, 'aggregate' as kind, aggregate as name, order_at from found where aggregate_id = $id and aggregate <> ''
+            union all select 2, 'event', event_type, order_at from found where event_id = $id and first
+            union all select 3, 'correlation', '', order_at from found where correlation_id = $id and first
+            union all select 4, 'causation', '', order_at from found where causation_id = $id and first
+            union all select 5, 'trace', '', order_at from found where trace_id = $id and first
+            union all select 6, 'key', topic, order_at from found where record_key = $id and first
+        ) select kind, name, count(*), min(order_at), max(order_at) from meanings group by rank, kind, name order by rank, kind, name""",
+        {"id": told},
+    )
+
+
+def _cut(events: Events, offsets: dict[Life, int], label: str) -> Cut:
+    """With every partition of the lab in it: one that has nothing yet stands at 0."""
+    return Cut({life: offsets.get(life, 0) for life in events.cut.offsets}, label=label, store=events.manifest.fingerprint)

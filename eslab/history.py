@@ -1,0 +1,334 @@
+"""The history of one aggregate: its events in the lab's order, with the state between each two."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, overload
+
+import numpy as np
+import pandas as pd
+
+from eslab import cuts
+from eslab.changes import Changes, diff
+from eslab.cuts import Clock
+from eslab.errors import MomentError, UnknownId, VersionOutOfRange
+from eslab.events import Events
+from eslab.folding import FOLD_COLUMNS, Rows, apply, lazy_events_of
+from eslab.model import Coordinates, Cut, Event, Selection, format_path
+from eslab.projection import Projection
+from eslab.views import tables
+
+__all__ = ["History", "Moment", "State", "Step", "open_history"]
+
+EVERY: Final = 512  # steps between two kept states: a seek folds at most so many, 1 to 2 ms, and a million events keep 2,000 states
+SHOWN: Final = 50
+
+Moment = str | dt.datetime | int | Cut | None
+"""A time, a version, a cut, or None for all that the history holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One record of a history and the state after it.
+
+    `marks` say what is not usual: duplicate (an event id seen before in this history; folded again, as delivered), undecodable and unhandled (the state stays), tombstone
+    (the state is reset), failed (the handler raised: the state stays, and nothing after it is folded), skipped (comes after a failure).
+    """
+
+    version: int
+    event: Event
+    before: Any
+    after: Any
+    marks: tuple[str, ...] = ()
+    problem: str | None = None
+
+    @property
+    def changes(self) -> Changes:
+        """What this step changed."""
+        return diff(self.before, self.after)
+
+    def __repr__(self) -> str:
+        marks = f" [{', '.join(self.marks)}]" if self.marks else ""
+        problem = f": {self.problem}" if self.problem else ""
+        return f"<Step {self.version}: {self.event.type or 'undecodable'} {self.event.id or self.event.coordinates}{marks}{problem}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class State:
+    """The state of an aggregate after `version` steps (0: before the first).
+
+    `value` is the caller's own; `event` the last event folded; `partial` says why events may be missing, "" if none are known
+    to be. `note` says what the moment asked for means here, where that is not plain.
+    """
+
+    aggregate: str
+    aggregate_id: str
+    value: Any
+    version: int
+    event: Event | None
+    partial: str = ""
+    note: str = ""
+    _cut: Callable[[], Cut] = field(default=lambda: Cut({}), repr=False)
+
+    @property
+    def cut(self) -> Cut:
+        """The cut that this state stands at. Scans order_at of all events where the moment was not a cut."""
+        return self._cut()
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.value[key]
+
+    def __repr__(self) -> str:
+        notes = "".join(f" ({note})" for note in (self.note, f"partial: {self.partial}" if self.partial else "") if note)
+        return f"{self.aggregate} {self.aggregate_id} version {self.version}{notes}\n{tables.show(self.value)}"
+
+    def _repr_html_(self) -> str:
+        items = self.value.items() if isinstance(self.value, dict) else [("", self.value)]
+        return tables.html(["field", "value"], items, caption=repr(self).splitlines()[0], empty="initial state, empty")
+
+
+class History(Sequence[Step]):
+    """The steps of one aggregate under one projection. `h[0]` is version 1.
+
+    Rows are read once; a state is folded from the nearest kept one, at most 512 steps, so that no step is folded more often than asked for.
+    """
+
+    def __init__(self, events: Events, aggregate: str, aggregate_id: str, projection: Projection, selection: Selection, clock: Clock) -> None:
+        self.aggregate, self.aggregate_id, self.projection, self.selection = aggregate, aggregate_id, projection, selection
+        self._events, self._clock = events, clock
+        self._rows = Rows(events.lookup(aggregate, aggregate_id, (*FOLD_COLUMNS, "event_id"), selection))
+        self._list = lazy_events_of(self._rows)
+        self._kept: dict[int, Any] = {0: projection.initial()}
+        self._failure: tuple[int, str] | None = None
+        self._seen = _first_seen(self._rows.list("event_id"))
+        self.partial = _partial(events, self._rows)
+
+    def __len__(self) -> int:
+        return len(self._list)
+
+    @overload
+    def __getitem__(self, at: int) -> Step: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Step]: ...
+    def __getitem__(self, at: int | slice) -> Step | list[Step]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(len(self)))]
+        position = at + len(self) if at < 0 else at
+        if not 0 <= position < len(self):
+            raise VersionOutOfRange(f"{self.aggregate} {self.aggregate_id} has {len(self)} steps, h[0] to h[{len(self) - 1}]; there is no h[{at}]")
+        return self._step(position, self._state_at(position))
+
+    def __iter__(self) -> Iterator[Step]:
+        state = self._state_at(0)
+        for position in range(len(self)):
+            step = self._step(position, state)
+            yield step
+            state = copy.deepcopy(step.after)
+
+    def at(self, moment: Moment = None, *, version: int | None = None, event_id: str | Coordinates | tuple[str, int, int] | None = None, cut: Cut | None = None) -> State:
+        """Return the state at a moment, inclusive; exactly one way to name it.
+
+        A time: after every record recorded until then (with clock="happened": that happened until then). An event id: after everything in the lab's order
+        up to and with that event, whoever's it is. A version: after so many steps. Before the first event and after the last are answers. Raises
+        `VersionOutOfRange`, `UnknownEvent`, `NaiveTime`.
+        """
+        named = [one for one in (moment, version, event_id, cut) if one is not None]
+        if len(named) > 1:
+            raise MomentError("name one moment: a time, version=, event_id= or cut=")
+        if event_id is not None:
+            return self._at_event(event_id)
+        asked = named[0] if named else None
+        if isinstance(asked, bool) or (asked is not None and not isinstance(asked, (str, dt.datetime, int, Cut))):
+            raise MomentError(f"{asked!r} is no moment; give a time, version=, event_id= or cut=")
+        if isinstance(asked, int):
+            return self._at_version(asked)
+        if isinstance(asked, Cut):
+            held = self._rows_before(asked)
+            return self._state_of(np.flatnonzero(held), lambda: asked)
+        if asked is None:
+            return self._state_of(np.arange(len(self)), lambda: self.selection.cut)
+        return self._at_time(self._clock.read(asked))
+
+    def diff(self, before: Moment, after: Moment) -> Changes:
+        """What changed between two moments, each a time, a version or a cut."""
+        return diff(self.at(before).value, self.at(after).value)
+
+    def df(self) -> pd.DataFrame:
+        """One row per step, by version: what came, when, where from, the paths it changed, and the state after it."""
+        zone = self._clock.tz or dt.UTC
+        rows = []
+        for step in self:
+            event = step.event
+            rows.append(
+                {
+                    "version": step.version,
+                    "event_type": "(tombstone)" if event.type is not None and not isinstance(event.type, str) else event.type,
+                    "recorded_at": event.recorded_at,
+                    "happened_at": event.happened_at,
+                    "event_id": event.id,
+                    "source": event.source,
+                    "at": str(event.coordinates),
+                    "marks": ", ".join(step.marks),
+                    "changed": [format_path(change.path) for change in step.changes],
+                    "state": step.after,
+                }
+            )
+        columns = ["version", "event_type", "recorded_at", "happened_at", "event_id", "source", "at", "marks", "changed", "state"]
+        frame = pd.DataFrame(rows, columns=columns).set_index("version")
+        for name in ("recorded_at", "happened_at"):
+            frame[name] = pd.to_datetime(frame[name], utc=True).dt.tz_convert(zone)
+        return frame
+
+    def __repr__(self) -> str:
+        return f"<History of {self.aggregate} {self.aggregate_id}: {self._said()}>"
+
+    def _said(self) -> str:
+        if not self._list:
+            return f"no steps in {self.selection.cut.label or 'this selection'}"
+        first, last = (self._clock.show(self._list[at].order_at) for at in (0, -1))
+        said = f"{len(self)} step{'s' * (len(self) != 1)}, {first} to {last}, {self.projection.name} v{self.projection.version}"
+        return said + (f", partial: {self.partial}" if self.partial else "")
+
+    def _repr_html_(self) -> str:
+        steps = self[: SHOWN // 2] + self[-SHOWN // 2 :] if len(self) > SHOWN else self[:]
+        rows = [
+            [step.version, step.event.type or "(undecodable)", self._clock.show(step.event.recorded_at), "; ".join(map(str, step.changes)), ", ".join(step.marks)]
+            for step in steps
+        ]
+        more = f"; the first and last {SHOWN // 2}" if len(self) > SHOWN else ""
+        return tables.html(["version", "event", "recorded", "changes", ""], rows, caption=f"{self.aggregate} {self.aggregate_id}: {self._said()}{more}", empty="no steps")
+
+    # --- folding
+
+    def _state_at(self, position: int) -> Any:
+        """A fresh state after `position` steps; past a failed step, the state before it."""
+        if self._failure is not None:
+            position = min(position, self._failure[0])
+        start = max(at for at in self._kept if at <= position)
+        state = copy.deepcopy(self._kept[start])
+        for at in range(start, position):
+            if at % EVERY == 0 and at not in self._kept:
+                self._kept[at] = copy.deepcopy(state)
+            state, mark = self._apply(at, state)
+            if mark == "failed":
+                return self._state_at(at)
+        return state
+
+    def _apply(self, position: int, state: Any) -> tuple[Any, str | None]:
+        """Fold one step; `state` is given away: a handler that fails may have changed it."""
+        try:
+            return apply(self.projection, state, self._list[position])
+        except Exception as exc:  # noqa: BLE001  # a handler is the user's: whatever it raises is shown at its step
+            self._failure = (position, f"{type(exc).__name__}: {exc}")
+            return state, "failed"
+
+    def _step(self, position: int, before: Any) -> Step:
+        event = self._list[position]
+        marks: list[str] = []
+        problem = None
+        if self._failure is not None and position > self._failure[0]:
+            after, mark, problem = before, "skipped", f"step {self._failure[0] + 1} failed"
+        else:
+            after, mark = self._apply(position, copy.deepcopy(before))
+            if mark == "failed" and self._failure is not None:
+                after, problem = copy.deepcopy(before), self._failure[1]
+        if mark == "undecodable":
+            problem = self._rows.value("problem", position) or "its data holds a number that no float can hold"
+        first = self._seen.get(event.id or "")
+        if first is not None and first < position:
+            marks.append("duplicate")
+            problem = problem or f"the same event id as step {first + 1}"
+        return Step(position + 1, event, before, after, tuple([*marks, *([mark] if mark else [])]), problem)
+
+    # --- moments
+
+    def _at_version(self, version: int) -> State:
+        if not 0 <= version <= len(self):
+            raise VersionOutOfRange(f"{self.aggregate} {self.aggregate_id} has {len(self)} versions; there is no version {version}")
+        if not version:
+            return self._state_of(np.arange(0), lambda: Cut({}, label="before the first event"))
+        coordinates = self._list[version - 1].coordinates
+        return self._state_of(np.arange(version), lambda: cuts.at_event(self._events, coordinates))
+
+    def _at_time(self, moment: dt.datetime) -> State:
+        if self.selection.happened_until is not None:
+            happened = zip(self._rows.list("happened_at"), self._rows.list("recorded_at"), self._rows.list("order_at"), strict=True)
+            held = np.array([(a or b or c) <= moment for a, b, c in happened], np.bool_)
+            return self._state_of(np.flatnonzero(held), lambda: self.selection.cut, self._beyond(moment))
+        version = bisect_right(self._rows.list("order_at"), moment)
+        return self._state_of(np.arange(version), lambda: cuts.at_time(self._events, moment), self._beyond(moment))
+
+    def _at_event(self, told: str | Coordinates | tuple[str, int, int]) -> State:
+        key, seen = cuts.find_event(self._events, told)
+        columns = [self._rows.list(name) for name in ("order_at", "topic", "partition_id", "incarnation", "record_offset")]
+        version = bisect_right(list(zip(*columns, strict=True)), key)
+        note = f"event {told} was seen {seen} times; this is its first" if seen > 1 else ""
+        return self._state_of(np.arange(version), lambda: cuts.at_event(self._events, told), note)
+
+    def _beyond(self, moment: dt.datetime) -> str:
+        if self._list and moment < self._list[0].order_at:
+            return f"first event at {self._clock.show(self._list[0].order_at)}"
+        ends = [counts.last_us for counts in self._events.manifest.topics.values() if counts.last_us is not None]
+        last = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=max(ends, default=0))
+        return f"log ends at {self._clock.show(last)}" if moment > last else ""
+
+    def _rows_before(self, cut: Cut) -> np.ndarray:
+        columns = [self._rows.list(name) for name in ("topic", "partition_id", "incarnation", "record_offset")]
+        return np.array([cut.holds(Coordinates(*row)) for row in zip(*columns, strict=True)], np.bool_)
+
+    def _state_of(self, held: np.ndarray, cut: Callable[[], Cut], note: str = "") -> State:
+        """The state after the steps at these positions; where they are the first ones, from the kept states."""
+        version = len(held)
+        if version == 0 or held[-1] == version - 1:
+            value = self._state_at(version)
+            failed = self._failure is not None and version > self._failure[0]
+        else:
+            value, failed = self.projection.initial(), False
+            for position in held:
+                try:
+                    value, _ = apply(self.projection, value, self._list[position])
+                except Exception as exc:  # noqa: BLE001
+                    note = "; ".join(filter(None, [note, f"step {position + 1} failed: {type(exc).__name__}: {exc}"]))
+                    break
+        if failed and self._failure is not None:
+            note = "; ".join(filter(None, [note, f"step {self._failure[0] + 1} failed: {self._failure[1]}; this is the state before it"]))
+        event = self._list[held[-1]] if version else None
+        return State(self.aggregate, self.aggregate_id, value, version, event, self.partial, note, cut)
+
+
+def _first_seen(event_ids: Sequence[str | None]) -> dict[str, int]:
+    seen: dict[str, int] = {}
+    for position, event_id in enumerate(event_ids):
+        if event_id is not None:
+            seen.setdefault(event_id, position)
+    return seen
+
+
+def _partial(events: Events, rows: Rows) -> str:
+    """Why events may be missing: what the partitions that hold this aggregate have lost. "" if nothing."""
+    lossy = events.lossy
+    if not lossy or not len(rows):
+        return ""
+    here = dict.fromkeys(zip(rows.list("topic"), rows.list("partition_id"), rows.list("incarnation"), strict=True))
+    return "; ".join(
+        f"{topic}[{partition}] lacks {count:,} offsets in {first}–{next_ - 1} ({cause})"
+        for topic, partition, incarnation in here
+        for cause, (count, first, next_) in lossy.get((topic, partition, incarnation), {}).items()
+    )
+
+
+def open_history(events: Events, aggregate: str, aggregate_id: str, projection: Projection, selection: Selection, clock: Clock) -> History:
+    """The history of one aggregate. Raises `UnknownId` if no captured event belongs to it."""
+    projection.check()
+    if aggregate not in events.manifest.aggregates:
+        raise UnknownId(f"no captured event belongs to an aggregate {aggregate!r}; the lab has {', '.join(events.manifest.aggregates) or 'none'} (see lab.toml)")
+    if projection.aggregate != aggregate:
+        raise UnknownId(f"projection {projection.name!r} folds {projection.aggregate!r}, not {aggregate!r}")
+    history = History(events, aggregate, aggregate_id, projection, selection, clock)
+    if not len(history) and not len(Rows(events.lookup(aggregate, aggregate_id, FOLD_COLUMNS, Selection(events.cut)))):
+        raise UnknownId(f"no captured event belongs to {aggregate} {aggregate_id!r}; lab.find({aggregate_id!r}) looks for it as any id, and lab.gaps() says what was not captured")
+    return history

@@ -1,0 +1,128 @@
+"""What a projection is: a named, versioned fold. Pure values and functions; no engine.
+
+    orders = Projection("orders", aggregate="order")
+
+    @orders.on("OrderCreated")
+    def created(state, event):
+        return {"id": event.data["orderId"], "status": "created"}
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from eslab.errors import ProjectionError
+from eslab.model import EACH, TOMBSTONE, Event, Path
+
+__all__ = ["Handler", "MergeProjection", "Projection"]
+
+Handler = Callable[[Any, Event], Any]
+_F = TypeVar("_F", bound=Handler)
+
+
+class Projection:
+    """A fold over the events of each aggregate: an initial state and one pure function per event type.
+
+    A handler takes (state, event) and returns the new state; it must not change the one it was given, nor depend on anything but the two.
+    `initial` is the state before the first event: a value (copied for each key) or a function without arguments. States are
+    JSON values plus `datetime` and `Decimal`.
+    """
+
+    def __init__(self, name: str, *, aggregate: str, version: int = 1, initial: Any = None) -> None:
+        if not aggregate:
+            raise ProjectionError(f"projection {name!r}: give the aggregate it folds, such as aggregate=\"order\"")
+        self.name, self.aggregate, self.version = name, aggregate, version
+        self._initial = {} if initial is None else initial
+        self._handlers: dict[Any, Handler] = {}
+
+    def on(self, *types: Any) -> Callable[[_F], _F]:
+        """Register the handler of these event types (or of `eslab.TOMBSTONE`); registering again replaces it."""
+        if not types or not all(one is TOMBSTONE or isinstance(one, str) for one in types):
+            raise ProjectionError(f"projection {self.name!r}: write @{self.name}.on(\"OrderCreated\") with the event types that the handler is for")
+
+        def register(handler: _F) -> _F:
+            for one in types:
+                self._handlers[one] = handler
+            return handler
+
+        return register
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The event types that have a handler, in the order of registration."""
+        return tuple(one for one in self._handlers if one is not TOMBSTONE)
+
+    def initial(self) -> Any:
+        """A fresh state before the first event."""
+        return self._initial() if callable(self._initial) else copy.deepcopy(self._initial)
+
+    def handler(self, event_type: Any) -> Handler | None:
+        """The function that folds this event type; None: it leaves the state as it is."""
+        return self._handlers.get(event_type)
+
+    def check(self) -> None:
+        """Raise `ProjectionError` if there is nothing to fold with."""
+        if not self._handlers:
+            raise ProjectionError(f"projection {self.name!r} has no handlers; add one with @{self.name}.on(\"...\")")
+
+    def __repr__(self) -> str:
+        return f"<Projection {self.name} v{self.version} of {self.aggregate}: {', '.join(self.types) or 'no handlers'}>"
+
+
+class MergeProjection(Projection):
+    """The default projection: merges the top-level fields of `data` (nested values replaced, null sets null) and adds `_type` and `_version`.
+
+    `elements` says, for topics that reach the aggregate through a list, where that list stands and where in its
+    elements the id does: then the elements that carry the id are merged, in their order.
+    """
+
+    def __init__(self, aggregate: str, elements: Mapping[str, Sequence[Path]] | None = None) -> None:
+        super().__init__(f"default({aggregate})", aggregate=aggregate)
+        self._elements = {topic: list(paths) for topic, paths in (elements or {}).items()}
+
+    def handler(self, event_type: Any) -> Handler | None:
+        return None if event_type is TOMBSTONE else self._merge
+
+    def check(self) -> None:
+        pass
+
+    def _merge(self, state: Any, event: Event) -> Any:
+        merged = dict(state)
+        for fields in self._fields(event):
+            merged.update(fields)
+        merged["_type"] = event.type
+        merged["_version"] = event.version
+        return merged
+
+    def _fields(self, event: Event) -> list[dict[str, Any]]:
+        data = event.data
+        paths = self._elements.get(event.topic) if self._elements else None
+        if paths is None:
+            return [data] if isinstance(data, dict) else []
+        return [element for path in paths for element in _carriers(data, path, event.aggregate_id)]
+
+
+def _carriers(value: Any, path: Path, identity: str) -> list[dict[str, Any]]:
+    """The elements of the innermost list on the path that hold the id."""
+    if EACH not in path:
+        return [value] if isinstance(value, dict) and _text(_inside(value, path)) == identity else []
+    at = path.index(EACH)
+    inner = _inside(value, path[:at])
+    return [found for element in inner for found in _carriers(element, path[at + 1 :], identity)] if isinstance(inner, list) else []
+
+
+def _inside(value: Any, path: Path) -> Any:
+    for part in path:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and -len(value) <= part < len(value):
+            value = value[part]
+        else:
+            return None
+    return value
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else str(value) if isinstance(value, int) and not isinstance(value, bool) else None

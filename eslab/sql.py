@@ -1,0 +1,202 @@
+"""The lab in SQL: views over its files, made by one function for every connection.
+
+    events              one row per event
+    history             one row per (aggregate, step), with its version
+    records             what the broker held, every incarnation
+    gaps                every range of offsets without records, and why
+    problems            one row per undecodable record, with the reason
+    types."OrderCreated"  one relation per event type, a typed column per field of its data
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from eslab.decode import json_path
+from eslab.errors import QueryError
+from eslab.events import Events
+from eslab.segments import Log, enough_disk, reaches
+
+__all__ = ["connect", "identifier", "literal", "one_line", "query", "statements", "write_database"]
+
+EVENT_COLUMNS = [
+    "event_id", "event_type", "event_version", "source", "recorded_at", "timestamp_type", "happened_at", "order_at",
+    "correlation_id", "causation_id", "trace_id", "span_id", "parent_span_id",
+    "topic", "partition_id", "incarnation", "record_offset", "record_key", "data", "metadata",
+]  # fmt: skip
+_TIMES = ("recorded_at", "happened_at", "order_at")
+_NUMBERS = {"partition_id": "integer", "incarnation": "integer", "record_offset": "bigint", "first": "boolean"}
+ORDER = "order_at, topic, partition_id, incarnation, record_offset"
+"""The lab's total order."""
+
+
+def identifier(name: str) -> str:
+    """A quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A quoted SQL string."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def rows(events: Events, *, newest: bool = True, under: Path | None = None) -> str:
+    """The sorted events as a SQL relation; of the newest incarnations alone, or of all."""
+    paths = events.paths
+    if not paths:
+        names = ["aggregate", "aggregate_id", "first", "kind", "problem", *EVENT_COLUMNS]
+        return "(select " + ", ".join(f"null::{'timestamptz' if name in _TIMES else _NUMBERS.get(name, 'varchar')} as {name}" for name in names) + " where false)"
+    relation = f"read_parquet([{_files(paths, under)}])"
+    lives = events.manifest.newest
+    if not newest or not any(lives.values()) and len(events.manifest.lives) == len(lives):
+        return relation
+    named = ", ".join(f"({literal(topic)}, {partition}, {incarnation})" for (topic, partition), incarnation in lives.items())
+    return f"(from {relation} where (topic, partition_id, incarnation) in ({named}))"
+
+
+def _files(paths: Iterable[Path], under: Path | None) -> str:
+    return ", ".join(literal(str(path.relative_to(under) if under else path)) for path in paths)
+
+
+def statements(events: Events, log: Log, *, relative: bool = False) -> list[str]:
+    """The CREATE statements of every view. With `relative`, paths are relative to the lab's folder."""
+    under = events.folder if relative else None
+    source = rows(events, under=under)
+    columns = ", ".join(EVENT_COLUMNS)
+    gaps = events.manifest.gaps
+    gaps_from = f"read_parquet({_files([events.folder / 'events' / gaps], under)})" if gaps else None
+    out = [
+        f"create view events as select {columns} from {source} where first and kind = 'event'",
+        f"""create view history as select aggregate, aggregate_id,
+            (row_number() over (partition by aggregate, aggregate_id order by {ORDER}))::bigint as version, kind, problem, {columns}
+            from {source} where aggregate <> ''""",
+        f"""create view problems as select topic, partition_id, incarnation, record_offset, recorded_at, record_key, problem
+            from {source} where first and kind = 'undecodable'""",
+        f"create view records as {_records(log, under)}",
+        f"create view gaps as select * from {gaps_from}" if gaps_from else "create view gaps as select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as start_offset, 0::bigint as next_offset, ''::varchar as cause where false",
+        "create schema types",
+    ]
+    names = _distinct_names(events.manifest.types, set())
+    out += [f"create view types.{identifier(names[one])} as {_typed(one, fields)}" for one, fields in sorted(events.manifest.types.items())]
+    return out
+
+
+def _records(log: Log, under: Path | None) -> str:
+    """Each file stands for the range that it adds to those before it."""
+    walks = [(life, reach) for life, segments in log.lives().items() for reach in reaches(segments)]
+    named = [
+        f"({_files([reach.segment.path], under)}, {literal(topic)}, {partition}, {incarnation}, {reach.start}, {reach.next})"
+        for (topic, partition, incarnation), reach in walks
+    ]
+    columns = """topic, partition_id::integer as partition_id, incarnation::integer as incarnation, "offset" as record_offset,
+        case when timestamp_ms between -62135596800000 and 253402300799999 then make_timestamptz(timestamp_ms * 1000) end as recorded_at,
+        timestamp_type, timestamp_ms, producer_timestamp_ms, key, value, headers, leader_epoch, producer_id, producer_epoch, transactional"""
+    if not named:
+        nothing = """select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as "offset", ''::varchar as timestamp_type, 0::bigint as timestamp_ms,
+            0::bigint as producer_timestamp_ms, ''::blob as key, ''::blob as value, [{'key': ''::blob, 'value': ''::blob}] as headers,
+            0::integer as leader_epoch, 0::bigint as producer_id, 0::smallint as producer_epoch, false as transactional where false"""
+        return f"select {columns} from ({nothing})"
+    return f"""select {columns} from read_parquet([{_files((reach.segment.path for _, reach in walks), under)}], filename = true) as held
+        join (values {", ".join(named)}) as reach(file, topic, partition_id, incarnation, low, high)
+        on held.filename = reach.file and held."offset" >= reach.low and held."offset" < reach.high"""
+
+
+_ENVELOPE = ["event_id", "event_version", "source", "recorded_at", "happened_at", "order_at", "correlation_id", "topic", "partition_id", "record_offset"]
+
+
+def _typed(event_type: str, fields: dict[str, str]) -> str:
+    names = _distinct_names(fields, {name.lower() for name in _ENVELOPE})
+    columns = [*_ENVELOPE]
+    for field, kind in fields.items():
+        path = literal(json_path((field,)))
+        found = f"data -> {path}" if kind in ("JSON", "NULL") else f"data ->> {path}"
+        columns.append(f"{found if kind in ('JSON', 'NULL', 'VARCHAR') else f'try_cast({found} as {kind})'} as {identifier(names[field])}")
+    return f"select {', '.join(columns)} from main.events where event_type = {literal(event_type)}"
+
+
+def _distinct_names(names: Iterable[str], taken: set[str]) -> dict[str, str]:
+    """Each name, with a suffix where it would collide but for case: SQL names do not tell cases apart."""
+    taken = {*taken}
+    out: dict[str, str] = {}
+    for name in sorted(names):
+        candidate, number = name or "_", 2
+        while candidate.lower() in taken:
+            candidate, number = f"{name}_{number}", number + 1
+        taken.add(candidate.lower())
+        out[name] = candidate
+    return out
+
+
+def connect(events: Events, log: Log, *, tz: str | None, trusted: bool = True) -> duckdb.DuckDBPyConnection:
+    """An in-memory connection with every view, which sees a caller's DataFrames by name.
+
+    For a stranger's lab (`trusted=False`) nothing but its own folder can be read, and DataFrames join by `register`.
+    """
+    con = duckdb.connect()
+    con.execute(f"set TimeZone = {literal(tz or 'UTC')}")
+    for statement in statements(events, log):
+        con.execute(statement)
+    if trusted:
+        con.execute("set python_scan_all_frames = true")
+    else:
+        con.execute("set python_enable_replacement_scans = false")
+        con.execute(f"set allowed_directories = [{literal(str(events.folder) + '/')}]")
+        con.execute("set enable_external_access = false")
+        con.execute("set lock_configuration = true")
+    return con
+
+
+def query(events: Events, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    """Run a small query of our own over the sorted events; `{rows}` in the text stands for them."""
+    with contextlib.closing(duckdb.connect()) as con:
+        con.execute("set TimeZone = 'UTC'")
+        return con.execute(sql.format(rows=rows(events)), parameters or {}).fetchall()
+
+
+def write_database(events: Events, log: Log, name: str = "lab.duckdb") -> Path:
+    """Write the views into a new `lab.duckdb` and put it in place of the old one.
+
+    Its paths are relative, so it is opened from within the lab's folder; DuckDB 1.4 and later read it.
+    """
+    path = events.folder / name
+    temporary = events.folder / f".{name}-{os.getpid()}-{secrets.token_hex(4)}"
+    with enough_disk(temporary), contextlib.closing(duckdb.connect()) as con:
+        con.execute(f"set file_search_path = {literal(str(events.folder))}")
+        con.execute(f"attach {literal(str(temporary))} as made (storage_version 'v1.4.0')")
+        con.execute("use made")
+        for statement in statements(events, log, relative=True):
+            con.execute(statement)
+        con.execute("use memory")
+        con.execute("detach made")
+        temporary.replace(path)
+    return path
+
+
+def export(events: Events, log: Log, path: Path) -> None:
+    """Write events, history, records, gaps, problems and the typed relations as tables into one new, self-contained DuckDB file."""
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    with enough_disk(temporary), contextlib.closing(connect(events, log, tz=None)) as con:
+        con.execute(f"attach {literal(str(temporary))} as made (storage_version 'v1.4.0')")
+        con.execute("create schema made.types")
+        for schema, name in _relations(con):
+            con.execute(f"create table made.{identifier(schema)}.{identifier(name)} as from memory.{identifier(schema)}.{identifier(name)}")
+        con.execute("detach made")
+        temporary.replace(path)
+
+
+def _relations(con: duckdb.DuckDBPyConnection) -> Sequence[tuple[str, str]]:
+    return con.execute("select schema_name, view_name from duckdb_views() where not internal order by all").fetchall()
+
+
+def one_line(exc: duckdb.Error) -> QueryError:
+    """DuckDB's word on a statement, as our error: its first line, and where to look."""
+    first, *rest = str(exc).strip().splitlines()
+    hint = next((line.strip() for line in rest if line.startswith(("Candidate", "Did you mean", "LINE"))), "")
+    return QueryError(f"{first}{' — ' + hint if hint else ''}; the lab has events, history, records, gaps, problems and types.\"...\"")
