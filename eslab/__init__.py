@@ -1,8 +1,8 @@
 """eslab: an event-sourcing lab and time-travel debugger for Jupyter.
 
-    lab = eslab.Lab("data/shop", tz="Europe/Berlin")
-    lab.snapshot("kafka://localhost:9092", ["orders", "payments"])
-    lab.history("order", "ord-12345").at("10:31")
+lab = eslab.Lab("data/shop", tz="Europe/Berlin")
+lab.snapshot("kafka://localhost:9092", ["orders", "payments"])
+lab.history("order", "ord-12345").at("10:31")
 """
 
 from eslab import errors

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import duckdb
 import msgspec
@@ -51,7 +51,9 @@ def outdated(manifest: Manifest | None, log: Log, mapping: Mapping) -> bool:
     return _rules_changed(manifest, mapping) or any(fresh for _, fresh in _fresh(manifest, lives))
 
 
-def update(folder: Path, log: Log, mapping: Mapping, *, say: Callable[[str], None], on_records: Callable[[int], None] = lambda count: None) -> Manifest:
+def update(
+    folder: Path, log: Log, mapping: Mapping, *, say: Callable[[str], None], on_records: Callable[[int], None] = lambda count: None
+) -> Manifest:
     """Bring the events up to the log and return the manifest that says so. The caller holds the writer's lock.
 
     Reads only what the last manifest has not seen; everything where the rules changed or an earlier range was filled in, since that may
@@ -186,7 +188,7 @@ class _Build:
         self._pending: list[pa.Table] = []
         self._rows = self._bytes = 0
 
-    def __enter__(self) -> _Build:
+    def __enter__(self) -> Self:
         self._folder.mkdir()
         return self
 
@@ -261,14 +263,18 @@ def _by_aggregate(events: pa.Table, told: TopicMapping, id_columns: list[pa.Arra
         names.append(np.full(kept.sum(), number))
         ids.append(found.filter(there))
         if EACH in path and number == 0:
-            keyed = pc.and_(pc.not_equal(events["kind"], EVENT), pc.fill_null(pc.not_equal(events["record_key"], ""), False)).combine_chunks()
+            keyed = pc.and_(
+                pc.not_equal(events["kind"], EVENT), pc.fill_null(pc.not_equal(events["record_key"], ""), False)
+            ).combine_chunks()
             rows.append(np.flatnonzero(keyed.to_numpy(zero_copy_only=False)))
             names.append(np.full(len(rows[-1]), number))
             ids.append(events["record_key"].combine_chunks().filter(keyed))
     row, name, identity = np.concatenate(rows), np.concatenate(names), pa.concat_arrays(ids)
     aggregates = [aggregate for aggregate, _ in told.aggregates]
     name = np.array([aggregates.index(aggregate) for aggregate in aggregates], np.int64)[name] if aggregates else name
-    alone = np.setdiff1d(np.arange(size), row)
+    belongs = np.zeros(size, np.bool_)
+    belongs[row] = True
+    alone = np.flatnonzero(~belongs)
     if len(told.aggregates) > 1 or any(EACH in path for _, path in told.aggregates):
         row, name, identity = _distinct(row, name, identity)
     row = np.concatenate([row, alone])
@@ -365,13 +371,14 @@ def _count(counts: TopicCounts, records: pa.Table, events: pa.Table, rows: pa.Ta
 
 def _learn_types(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]], events: pa.Table) -> None:
     """Widen what is known of each event type's fields by a sample of these events."""
-    sample = con.from_arrow(events.select(["event_type", "data"])).query(
-        "sample",
+    con.register("latest", events.select(["event_type", "data"]))
+    structures = con.sql(
         f"""select event_type, json_group_structure(data::json) from (
-            select event_type, data from sample where event_type is not null qualify row_number() over (partition by event_type) <= {TYPE_SAMPLE}
-        ) group by event_type order by event_type""",
-    )
-    for event_type, structure in sample.fetchall():
+            select event_type, data from latest where event_type is not null qualify row_number() over (partition by event_type) <= {TYPE_SAMPLE}
+        ) group by event_type order by event_type"""
+    ).fetchall()
+    con.unregister("latest")
+    for event_type, structure in structures:
         if event_type not in types and len(types) >= TYPES_MOST:
             continue
         fields = loads(structure)
@@ -380,7 +387,15 @@ def _learn_types(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]
             known[field] = _wider(known.get(field), _SQL_TYPES.get(told, "JSON") if isinstance(told, str) else "JSON")
 
 
-_SQL_TYPES: Final = {"NULL": "NULL", "BOOLEAN": "BOOLEAN", "BIGINT": "BIGINT", "UBIGINT": "HUGEINT", "HUGEINT": "HUGEINT", "DOUBLE": "DOUBLE", "VARCHAR": "VARCHAR"}
+_SQL_TYPES: Final = {
+    "NULL": "NULL",
+    "BOOLEAN": "BOOLEAN",
+    "BIGINT": "BIGINT",
+    "UBIGINT": "BIGINT",
+    "HUGEINT": "HUGEINT",
+    "DOUBLE": "DOUBLE",
+    "VARCHAR": "VARCHAR",
+}
 _NUMBERS: Final = ("BIGINT", "HUGEINT", "DOUBLE")
 
 
@@ -404,7 +419,9 @@ def _write_gaps(path: Path, holes: list[tuple[Life, Hole]]) -> None:
     schema = pa.schema([("topic", pa.string()), ("partition_id", pa.int32()), ("incarnation", pa.int32()), ("start_offset", pa.int64()), ("next_offset", pa.int64()), ("cause", pa.string())])  # fmt: skip
     temporary = path.with_name(f".tmp-{path.name}")
     with enough_disk(temporary):
-        pq.write_table(pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema), temporary)
+        pq.write_table(
+            pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema), temporary
+        )
         commit_file(temporary, path)
 
 

@@ -55,7 +55,9 @@ class CapturePlan:
         return sum(part.stop - part.start for part in self.parts)
 
 
-def plan(source: Source, log: Log, topics: Sequence[str] | None, *, start: Offsets | None = None, stop: Offsets | None = None) -> CapturePlan:
+def plan(
+    source: Source, log: Log, topics: Sequence[str] | None, *, start: Offsets | None = None, stop: Offsets | None = None
+) -> CapturePlan:
     """Decide what to read: what lies in `[start, stop)` and is not in the log yet.
 
     Without `start`: from where the log ends, or from the log start of a partition never captured. Raises what
@@ -71,7 +73,9 @@ def plan(source: Source, log: Log, topics: Sequence[str] | None, *, start: Offse
         notices += [f"{partition.topic}[{partition.partition}]: {word}"] if word else []
         if partition.high_watermark > partition.end:
             held = partition.high_watermark - partition.end
-            notices.append(f"{partition.topic}[{partition.partition}]: {held:,} offsets from {partition.end} on wait for an open transaction")
+            notices.append(
+                f"{partition.topic}[{partition.partition}]: {held:,} offsets from {partition.end} on wait for an open transaction"
+            )
         asked = _bound(start, partition)
         covered = [(reach.start, reach.next) for reach in reaches(lives.get(life, []))]
         low = asked if asked is not None else covered[-1][1] if covered else partition.log_start

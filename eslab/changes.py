@@ -39,7 +39,9 @@ class Changes(Sequence[Change]):
         return "\n".join(map(str, self._changes)) or "no changes"
 
     def _repr_html_(self) -> str:
-        return tables.html(["path", "before", "after"], [[format_path(one.path) or "(all)", one.before, one.after] for one in self], empty="no changes")
+        return tables.html(
+            ["path", "before", "after"], [[format_path(one.path) or "(all)", one.before, one.after] for one in self], empty="no changes"
+        )
 
     def df(self) -> pd.DataFrame:
         """One row per changed path: path (text), before, after; a side that is not there is `MISSING`."""

@@ -32,14 +32,18 @@ class Clock:
         if isinstance(told, str):
             text = told.strip()
             if _CLOCK.fullmatch(text):
-                return self.read(dt.datetime.combine(self._day(text), dt.time.fromisoformat(text.replace(",", ".").zfill(5) if len(text) < 5 else text)))
+                return self.read(
+                    dt.datetime.combine(self._day(text), dt.time.fromisoformat(text.replace(",", ".").zfill(5) if len(text) < 5 else text))
+                )
             try:
                 told = dt.datetime.fromisoformat(text)
             except ValueError:
                 raise MomentError(f"{text!r} is no time; write it like 2026-03-12T10:31:00+01:00, or 10:31 in a lab of one day") from None
         if told.tzinfo is None:
             if self.tz is None:
-                raise NaiveTime(f"{told.isoformat(sep=' ')} has no zone, and the lab has none either: write the zone (…+01:00, …Z), or open the lab with tz=\"Europe/Berlin\"")
+                raise NaiveTime(
+                    f'{told.isoformat(sep=" ")} has no zone, and the lab has none either: write the zone (…+01:00, …Z), or open the lab with tz="Europe/Berlin"'
+                )
             told = told.replace(tzinfo=self.tz)
         return told.astimezone(dt.UTC)
 
@@ -53,7 +57,9 @@ class Clock:
 
     def _day(self, text: str) -> dt.date:
         if self.tz is None:
-            raise NaiveTime(f"{text!r} has no zone, and the lab has none either: open the lab with tz=\"Europe/Berlin\", or write the whole time with its zone")
+            raise NaiveTime(
+                f'{text!r} has no zone, and the lab has none either: open the lab with tz="Europe/Berlin", or write the whole time with its zone'
+            )
         if self._span is None:
             raise MomentError(f"{text!r} has no day, and the lab is empty; write the whole time")
         first, last = (moment.astimezone(self.tz).date() for moment in self._span)
@@ -93,7 +99,9 @@ def at_offsets(events: Events, told: Mapping[str, Mapping[int, int]]) -> Cut:
     newest = events.manifest.newest
     unknown = [f"{topic}[{partition}]" for topic, parts in told.items() for partition in parts if (topic, partition) not in newest]
     if unknown:
-        raise MomentError(f"the lab has no {', '.join(unknown)}; it has {', '.join(f'{topic}[{partition}]' for topic, partition in newest) or 'nothing'}")
+        raise MomentError(
+            f"the lab has no {', '.join(unknown)}; it has {', '.join(f'{topic}[{partition}]' for topic, partition in newest) or 'nothing'}"
+        )
     offsets = {(topic, partition, newest[topic, partition]): next_ for topic, parts in told.items() for partition, next_ in parts.items()}
     excluded = tuple((topic, partition, life) for (topic, partition), life in newest.items() if (topic, partition, life) not in offsets)
     return Cut(offsets, label="by offsets", store=events.manifest.fingerprint, excluded=excluded)
@@ -104,15 +112,19 @@ def find_event(events: Events, told: str | Coordinates | tuple[str, int, int]) -
 
     An event is named by its id, by coordinates, or by (topic, partition, offset) in the newest incarnation.
     """
-    if isinstance(told, str):
-        where, parameters = "event_id = $id", {"id": told}
-    else:
+    where, parameters = "event_id = $id", dict[str, str | int](id=told if isinstance(told, str) else "")
+    if not isinstance(told, str):
         topic, partition, offset = (told.topic, told.partition, told.offset) if isinstance(told, Coordinates) else told
-        where, parameters = "topic = $topic and partition_id = $partition and record_offset = $offset", {"topic": topic, "partition": partition, "offset": offset}
+        where, parameters = (
+            "topic = $topic and partition_id = $partition and record_offset = $offset",
+            {"topic": topic, "partition": partition, "offset": offset},
+        )
     found = query(events, f"select {ORDER}, count(*) over () from {{rows}} where first and {where} order by {ORDER} limit 1", parameters)
     if not found:
         name = told if isinstance(told, str) else "/".join(str(part) for part in (told if len(told) == 3 else (told[0], told[1], told[3])))
-        raise UnknownEvent(f"no captured event is called {name!r}; lab.find(...) looks for any id, and lab.gaps() says what was not captured")
+        raise UnknownEvent(
+            f"no captured event is called {name!r}; lab.find(...) looks for any id, and lab.gaps() says what was not captured"
+        )
     order_at, topic, partition, incarnation, offset, seen = found[0]
     return (order_at.astimezone(dt.UTC), topic, partition, incarnation, offset), seen
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from eslab.decode import TOMBSTONE_KIND, UNDECODABLE
 from eslab.errors import ProjectionError
@@ -17,7 +16,7 @@ from eslab.projection import Projection
 
 __all__ = ["FOLD_COLUMNS", "Rows", "apply", "events_of", "lazy_events_of", "readable"]
 
-FOLD_COLUMNS: Final = ("kind", "event_type", "data")
+FOLD_COLUMNS: Final = ("kind", "event_type", "event_version", "data")
 """What a fold reads of every row, beside the key; the rest is read when a handler asks for it."""
 BLOCK: Final = 64  # events whose data is decoded by one call: 64 to 128 are the fastest, more only feed the garbage collector
 
@@ -102,7 +101,7 @@ def apply(projection: Projection, state: Any, event: Event) -> tuple[Any, str | 
     The marks: "undecodable" and "unhandled" left the state as it was; "tombstone" reset it. Raises whatever the handler
     raises, and `ProjectionError` if it returns None.
     """
-    if event.type is None or not readable(event):
+    if event.type is None or (event.undecoded and not readable(event)):
         return state, "undecodable"
     handler = projection.handler(event.type)
     if handler is None:

@@ -97,7 +97,9 @@ class History(Sequence[Step]):
     Rows are read once; a state is folded from the nearest kept one, at most 512 steps, so that no step is folded more often than asked for.
     """
 
-    def __init__(self, events: Events, aggregate: str, aggregate_id: str, projection: Projection, selection: Selection, clock: Clock) -> None:
+    def __init__(
+        self, events: Events, aggregate: str, aggregate_id: str, projection: Projection, selection: Selection, clock: Clock
+    ) -> None:
         self.aggregate, self.aggregate_id, self.projection, self.selection = aggregate, aggregate_id, projection, selection
         self._events, self._clock = events, clock
         self._rows = Rows(events.lookup(aggregate, aggregate_id, (*FOLD_COLUMNS, "event_id"), selection))
@@ -119,7 +121,9 @@ class History(Sequence[Step]):
             return [self[one] for one in range(*at.indices(len(self)))]
         position = at + len(self) if at < 0 else at
         if not 0 <= position < len(self):
-            raise VersionOutOfRange(f"{self.aggregate} {self.aggregate_id} has {len(self)} steps, h[0] to h[{len(self) - 1}]; there is no h[{at}]")
+            raise VersionOutOfRange(
+                f"{self.aggregate} {self.aggregate_id} has {len(self)} steps, h[0] to h[{len(self) - 1}]; there is no h[{at}]"
+            )
         return self._step(position, self._state_at(position))
 
     def __iter__(self) -> Iterator[Step]:
@@ -129,7 +133,14 @@ class History(Sequence[Step]):
             yield step
             state = copy.deepcopy(step.after)
 
-    def at(self, moment: Moment = None, *, version: int | None = None, event_id: str | Coordinates | tuple[str, int, int] | None = None, cut: Cut | None = None) -> State:
+    def at(
+        self,
+        moment: Moment = None,
+        *,
+        version: int | None = None,
+        event_id: str | Coordinates | tuple[str, int, int] | None = None,
+        cut: Cut | None = None,
+    ) -> State:
         """Return the state at a moment, inclusive; exactly one way to name it.
 
         A time: after every record recorded until then (with clock="happened": that happened until then). An event id: after everything in the lab's order
@@ -196,11 +207,22 @@ class History(Sequence[Step]):
     def _repr_html_(self) -> str:
         steps = self[: SHOWN // 2] + self[-SHOWN // 2 :] if len(self) > SHOWN else self[:]
         rows = [
-            [step.version, step.event.type or "(undecodable)", self._clock.show(step.event.recorded_at), "; ".join(map(str, step.changes)), ", ".join(step.marks)]
+            [
+                step.version,
+                step.event.type or "(undecodable)",
+                self._clock.show(step.event.recorded_at),
+                "; ".join(map(str, step.changes)),
+                ", ".join(step.marks),
+            ]
             for step in steps
         ]
         more = f"; the first and last {SHOWN // 2}" if len(self) > SHOWN else ""
-        return tables.html(["version", "event", "recorded", "changes", ""], rows, caption=f"{self.aggregate} {self.aggregate_id}: {self._said()}{more}", empty="no steps")
+        return tables.html(
+            ["version", "event", "recorded", "changes", ""],
+            rows,
+            caption=f"{self.aggregate} {self.aggregate_id}: {self._said()}{more}",
+            empty="no steps",
+        )
 
     # --- folding
 
@@ -229,6 +251,7 @@ class History(Sequence[Step]):
     def _step(self, position: int, before: Any) -> Step:
         event = self._list[position]
         marks: list[str] = []
+        mark: str | None
         problem = None
         if self._failure is not None and position > self._failure[0]:
             after, mark, problem = before, "skipped", f"step {self._failure[0] + 1} failed"
@@ -242,7 +265,7 @@ class History(Sequence[Step]):
         if first is not None and first < position:
             marks.append("duplicate")
             problem = problem or f"the same event id as step {first + 1}"
-        return Step(position + 1, event, before, after, tuple([*marks, *([mark] if mark else [])]), problem)
+        return Step(position + 1, event, before, after, (*marks, *([mark] if mark else [])), problem)
 
     # --- moments
 
@@ -325,10 +348,14 @@ def open_history(events: Events, aggregate: str, aggregate_id: str, projection: 
     """The history of one aggregate. Raises `UnknownId` if no captured event belongs to it."""
     projection.check()
     if aggregate not in events.manifest.aggregates:
-        raise UnknownId(f"no captured event belongs to an aggregate {aggregate!r}; the lab has {', '.join(events.manifest.aggregates) or 'none'} (see lab.toml)")
+        raise UnknownId(
+            f"no captured event belongs to an aggregate {aggregate!r}; the lab has {', '.join(events.manifest.aggregates) or 'none'} (see lab.toml)"
+        )
     if projection.aggregate != aggregate:
         raise UnknownId(f"projection {projection.name!r} folds {projection.aggregate!r}, not {aggregate!r}")
     history = History(events, aggregate, aggregate_id, projection, selection, clock)
     if not len(history) and not len(Rows(events.lookup(aggregate, aggregate_id, FOLD_COLUMNS, Selection(events.cut)))):
-        raise UnknownId(f"no captured event belongs to {aggregate} {aggregate_id!r}; lab.find({aggregate_id!r}) looks for it as any id, and lab.gaps() says what was not captured")
+        raise UnknownId(
+            f"no captured event belongs to {aggregate} {aggregate_id!r}; lab.find({aggregate_id!r}) looks for it as any id, and lab.gaps() says what was not captured"
+        )
     return history

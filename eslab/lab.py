@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import duckdb
@@ -50,12 +51,12 @@ class Lab:
         try:
             self.tz = ZoneInfo(tz) if tz is not None else None
         except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
-            raise ConfigError(f"tz={tz!r} is no time zone; write it like \"Europe/Berlin\" or \"UTC\"") from exc
+            raise ConfigError(f'tz={tz!r} is no time zone; write it like "Europe/Berlin" or "UTC"') from exc
         if self.path.exists() and not is_lab(self.path) and (not self.path.is_dir() or any(self.path.iterdir())):
             raise NotALab(f"{self.path} holds something else than a lab; choose an empty folder, or one that eslab made")
         self._log = Log(self.path / "log")
         self._trusted, self._say = trusted, say
-        self._events: Events | None = None
+        self._seen: tuple[tuple[object, ...], Events] | None = None
         self._connection: tuple[int, duckdb.DuckDBPyConnection] | None = None
         self._keep: Any = None
 
@@ -89,7 +90,7 @@ class Lab:
             for notice in first.notices:
                 self._say(notice)
             before = self._counts()
-            with _Bar(progress, first.offsets, "capturing") as bar:
+            with _Bar("capturing", first.offsets, shown=progress) as bar:
                 again = self._following(planned, bar) if follow else None
                 for _ in capture(source, self._log, first, again=again, on_chunk=bar.chunk):
                     pass
@@ -97,7 +98,13 @@ class Lab:
             return Snapshot(source.url, bar.records, self._counts(), before)
 
     def distrust(
-        self, *, source: str | None = None, producer_id: int | None = None, topic: str | None = None, partition: int | None = None, offsets: tuple[int, int] | None = None
+        self,
+        *,
+        source: str | None = None,
+        producer_id: int | None = None,
+        topic: str | None = None,
+        partition: int | None = None,
+        offsets: tuple[int, int] | None = None,
     ) -> None:
         """Take the timestamps of these records for wrong: each stands at the time of its predecessor. Kept in lab.toml; the events are sorted anew."""
         rule = Distrust(source=source, producer_id=producer_id, topic=topic, partition=partition, offsets=offsets)
@@ -110,8 +117,8 @@ class Lab:
             return bound
         if isinstance(bound, Mapping):
             return dict(_flat(bound))
-        moment = self._clock().read(bound)
-        millis = -int(-moment.timestamp() * 1000 // 1)
+        moment = Clock(self.tz, span(newest_manifest(self.path) or Manifest())).read(bound)
+        millis = -(-int(moment.timestamp() * 1_000_000) // 1000)  # the first whole millisecond that is not before it
         return {(one.topic, one.partition): source.offset_at(one.topic, one.partition, millis) for one in source.partitions(topics)}
 
     def _following(self, planned: Callable[[], CapturePlan], bar: _Bar) -> Callable[[], CapturePlan]:
@@ -135,7 +142,7 @@ class Lab:
         mapping, last = read_mapping(self.path), newest_manifest(self.path)
         if not building.outdated(last, self._log, mapping):
             return
-        with _Bar(progress, None, "sorting events") as bar:
+        with _Bar("sorting events", shown=progress) as bar:
             manifest = building.update(self.path, self._log, mapping, say=self._say, on_records=bar.count)
         sql.write_database(Events(self.path, manifest), self._log)
         for state in manifest.lives:
@@ -146,19 +153,31 @@ class Lab:
 
     def _now(self) -> Events:
         """The newest events. Builds them where the log has moved on and nobody is writing."""
-        if self.path.exists() and building.outdated(newest_manifest(self.path), self._log, read_mapping(self.path)) and not is_writing(self.path):
-            try:
-                with writer_lock(self.path):
+        state = self._stamp()
+        if self._seen is None or self._seen[0] != state:
+            if building.outdated(newest_manifest(self.path), self._log, read_mapping(self.path)) and not is_writing(self.path):
+                with contextlib.suppress(LabBusy), writer_lock(self.path):  # busy: a capture began in between, and builds them
                     self._build()
-            except LabBusy:
-                pass  # a capture began in between; it builds them
-        manifest = newest_manifest(self.path) or Manifest()
-        if self._events is None or self._events.manifest.number != manifest.number:
-            self._events = Events(self.path, manifest)
-        return self._events
+                state = self._stamp()
+            manifest = newest_manifest(self.path) or Manifest()
+            if self._seen is None or self._seen[1].manifest.number != manifest.number:
+                self._seen = (state, Events(self.path, manifest))
+            self._seen = (state, self._seen[1])
+        return self._seen[1]
+
+    def _stamp(self) -> tuple[object, ...]:
+        """What changes when the log, lab.toml or the events do."""
+        stats = []
+        for name in ("lab.toml", "events"):
+            try:
+                told = (self.path / name).stat()
+                stats.append((told.st_mtime_ns, told.st_size, told.st_ino))
+            except FileNotFoundError:
+                stats.append((0, 0, 0))
+        return (*stats, self._log.paths())
 
     def _clock(self) -> Clock:
-        return Clock(self.tz, span(newest_manifest(self.path) or Manifest()))
+        return Clock(self.tz, span(self._now().manifest))
 
     def _counts(self) -> dict[str, int]:
         manifest = newest_manifest(self.path) or Manifest()
@@ -191,7 +210,13 @@ class Lab:
         return cuts.at_time(events, moment, f"recorded until {clock.show(moment)}")
 
     def history(
-        self, aggregate: str, aggregate_id: str, *, projection: Projection | None = None, at: str | dt.datetime | Cut | None = None, clock: str = "recorded"
+        self,
+        aggregate: str,
+        aggregate_id: str,
+        *,
+        projection: Projection | None = None,
+        at: str | dt.datetime | Cut | None = None,
+        clock: str = "recorded",
     ) -> History:
         """The history of one aggregate until a moment (default: all of it), by a projection (default: merge the fields of `data`).
 
@@ -218,7 +243,7 @@ class Lab:
         events = self._now()
         chosen = self._default(projection) if isinstance(projection, str) else projection
         todo = replay.plan(events, chosen, self._selection(events, at, clock), keys=keys, ended=ended)
-        with _Bar(progress, todo.rows if keys is None else None, f"replaying {chosen.name}", unit="steps") as bar:
+        with _Bar(f"replaying {chosen.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
             return replay.run(todo, on_rows=bar.count)
 
     def sql(self, query: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
@@ -245,7 +270,7 @@ class Lab:
 
     def verify(self, *, progress: bool = True) -> verify.Verification:
         """Read the whole log and say whether it still is what was captured."""
-        with _Bar(progress, None, "verifying", unit="files") as bar:
+        with _Bar("verifying", unit="files", shown=progress) as bar:
             return verify.verify(self.path, self._log, newest_manifest(self.path), on_file=lambda: bar.count(1))
 
     def export(self, path: str | Path) -> Path:
@@ -262,7 +287,8 @@ class Lab:
 
     def _default(self, aggregate: str) -> Projection:
         paths = {
-            topic: [path for name, path in told.aggregates if name == aggregate and EACH in path] for topic, told in read_mapping(self.path).topics.items()
+            topic: [path for name, path in told.aggregates if name == aggregate and EACH in path]
+            for topic, told in read_mapping(self.path).topics.items()
         }
         return MergeProjection(aggregate, {topic: found for topic, found in paths.items() if found})
 
@@ -271,7 +297,7 @@ class Lab:
             raise MomentError(f'clock={clock!r}; it is "recorded" (when the log got it) or "happened" (the time in the payload)')
         if clock == "happened":
             if isinstance(at, Cut):
-                raise MomentError("a cut says what was recorded; with clock=\"happened\" give a time")
+                raise MomentError('a cut says what was recorded; with clock="happened" give a time')
             return Selection(events.cut, self._clock().read(at) if at is not None else _EVER)
         return Selection(at if isinstance(at, Cut) else events.cut if at is None else self.cut(at))
 
@@ -313,8 +339,16 @@ def _flat(bound: Mapping[Any, Any]) -> Iterator[tuple[TopicPartition, int]]:
 def told_of(life: Life, suspect: Suspect) -> str:
     """A clock that ran ahead, and the line that mends it."""
     topic, partition, _ = life
-    whom = ", ".join(f"{name} {value}" for name, value in (("source", suspect.source), ("producer", suspect.producer_id)) if value is not None)
-    by = f"source={suspect.source!r}, " if suspect.source is not None else f"producer_id={suspect.producer_id}, " if suspect.producer_id is not None else ""
+    whom = ", ".join(
+        f"{name} {value}" for name, value in (("source", suspect.source), ("producer", suspect.producer_id)) if value is not None
+    )
+    by = (
+        f"source={suspect.source!r}, "
+        if suspect.source is not None
+        else f"producer_id={suspect.producer_id}, "
+        if suspect.producer_id is not None
+        else ""
+    )
     return (
         f"{topic}[{partition}]: a clock ran up to {suspect.ahead_ms / 60_000:.1f} min ahead at offsets {suspect.start}–{suspect.next - 1}{f' ({whom})' if whom else ''}; "
         f"{suspect.shadowed:,} records stand in its shadow. To mend it: lab.distrust({by}topic={topic!r}, partition={partition}, offsets=({suspect.start}, {suspect.next}))"
@@ -324,11 +358,11 @@ def told_of(life: Life, suspect: Suspect) -> str:
 class _Bar:
     """A progress bar, or none, with the two ways in which it moves."""
 
-    def __init__(self, shown: bool, total: int | None, what: str, unit: str = "records") -> None:
+    def __init__(self, what: str, total: int | None = None, *, unit: str = "records", shown: bool) -> None:
         self.records = 0
         self._bar = tqdm(total=total or None, desc=what, unit=f" {unit}", unit_scale=True, disable=not shown, leave=False, delay=0.5)
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -357,7 +391,11 @@ class Snapshot:
 
     def __repr__(self) -> str:
         fresh = {name: count - self.before[name] for name, count in self.counts.items()}
-        notes = [f"{fresh[name]:,} {word}" for name, word in (("undecodable", "undecodable"), ("unassigned", "without an aggregate's id"), ("tombstones", "tombstones")) if fresh[name] > 0]
+        notes = [
+            f"{fresh[name]:,} {word}"
+            for name, word in (("undecodable", "undecodable"), ("unassigned", "without an aggregate's id"), ("tombstones", "tombstones"))
+            if fresh[name] > 0
+        ]
         return f"<Snapshot of {self.url}: {self.captured:,} records captured{', of them ' + ', '.join(notes) if notes else ''}; {self.counts['records']:,} in the lab>"
 
 
@@ -383,7 +421,9 @@ class Info:
             }
             for topic, counts in self.manifest.topics.items()
         ]
-        return pd.DataFrame(rows, columns=["topic", "partitions", "records", "events", "tombstones", "undecodable", "unassigned", "first", "last"])
+        return pd.DataFrame(
+            rows, columns=["topic", "partitions", "records", "events", "tombstones", "undecodable", "unassigned", "first", "last"]
+        )
 
     @property
     def notices(self) -> list[str]:
@@ -392,12 +432,19 @@ class Info:
 
     def __repr__(self) -> str:
         if not self.manifest.topics:
-            return f"<Lab {self.path}: empty; fill it with lab.snapshot(\"kafka://host:port\", [\"topic\"])>"
-        total = {name: sum(getattr(counts, name) for counts in self.manifest.topics.values()) for name in ("records", "events", "undecodable", "unassigned")}
+            return f'<Lab {self.path}: empty; fill it with lab.snapshot("kafka://host:port", ["topic"])>'
+        total = {
+            name: sum(getattr(counts, name) for counts in self.manifest.topics.values())
+            for name in ("records", "events", "undecodable", "unassigned")
+        }
         covered = span(self.manifest)
         times = f"{self.clock.show(covered[0])} to {self.clock.show(covered[1])}" if covered else "no times"
         head = f"<Lab {self.path}: {total['records']:,} records, {total['events']:,} events, {len(self.manifest.topics)} topics, {times}, {self.gaps:,} gaps, {_size(self.bytes)}>"
-        lines = [f"  {topic}: {counts.records:,} records, {counts.events:,} events" + (f", {counts.undecodable:,} undecodable" if counts.undecodable else "") for topic, counts in self.manifest.topics.items()]
+        lines = [
+            f"  {topic}: {counts.records:,} records, {counts.events:,} events"
+            + (f", {counts.undecodable:,} undecodable" if counts.undecodable else "")
+            for topic, counts in self.manifest.topics.items()
+        ]
         aggregates = ", ".join(self.manifest.aggregates) or "none (name one in lab.toml)"
         return "\n".join([head, *lines, f"  aggregates: {aggregates}", *(f"  suspect clock: {notice}" for notice in self.notices)])
 
@@ -405,7 +452,9 @@ class Info:
         frame = self.df()
         frame["first"], frame["last"] = ([self.clock.show(moment) for moment in frame[name]] for name in ("first", "last"))
         head, *_ = repr(self).splitlines()
-        notices = "".join(f"<p>{tables.escape(notice)}</p>" for notice in [f"aggregates: {', '.join(self.manifest.aggregates) or 'none'}", *self.notices])
+        notices = "".join(
+            f"<p>{tables.escape(notice)}</p>" for notice in [f"aggregates: {', '.join(self.manifest.aggregates) or 'none'}", *self.notices]
+        )
         return tables.html(list(frame.columns), frame.itertuples(index=False), caption=head.strip("<>"), empty="empty") + notices
 
     def _moment(self, micros: int | None) -> dt.datetime | None:
@@ -438,8 +487,13 @@ class Found:
         return frame
 
     def __repr__(self) -> str:
-        lines = [f"{self.what} is {kind} {name}: {count:,} from {self._clock.show(first)} to {self._clock.show(last)}" for kind, name, count, first, last in self._rows]
-        return "\n".join(lines) or f"{self.what}: nothing captured has this id, as an aggregate, event, correlation, causation, trace or key"
+        lines = [
+            f"{self.what} is {kind} {name}: {count:,} from {self._clock.show(first)} to {self._clock.show(last)}"
+            for kind, name, count, first, last in self._rows
+        ]
+        return (
+            "\n".join(lines) or f"{self.what}: nothing captured has this id, as an aggregate, event, correlation, causation, trace or key"
+        )
 
     def _repr_html_(self) -> str:
         rows = [[kind, name, count, self._clock.show(first), self._clock.show(last)] for kind, name, count, first, last in self._rows]
@@ -467,4 +521,6 @@ class Gaps:
 
     def _repr_html_(self) -> str:
         frame = self.df()
-        return tables.html(list(frame.columns), frame.head(50).itertuples(index=False), caption=repr(self).strip("<>"), empty="every offset has its record")
+        return tables.html(
+            list(frame.columns), frame.head(50).itertuples(index=False), caption=repr(self).strip("<>"), empty="every offset has its record"
+        )

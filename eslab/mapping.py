@@ -205,12 +205,16 @@ def infer(topic: str, sample: Iterable[tuple[bytes | None, bytes | None]]) -> tu
         said = f"topic {topic}: inferred the {envelope.name} envelope and aggregate {aggregate!r} by {format_path(path)} (equals the record key in {-ranked[0][0]} of {keyed} events); change it in lab.toml"
         return TopicMapping(envelope, ((aggregate, path),)), [], said
     options = sorted(present, key=lambda path: (-equal[path], -present[path], format_path(path)))[:8]
-    remarks = ["no id field equals the record keys clearly; candidates (keep those that are right):" if options else "no field looks like an id"]
+    remarks = [
+        "no id field equals the record keys clearly; candidates (keep those that are right):" if options else "no field looks like an id"
+    ]
     remarks += [
-        f'{{ name = {dumps(_aggregate(topic, str(path[-1]))).decode()}, id = {dumps(format_path(path)).decode()} }}  # in {present[path]} of {payloads} events, equals the key in {equal[path]}'
+        f"{{ name = {dumps(_aggregate(topic, str(path[-1]))).decode()}, id = {dumps(format_path(path)).decode()} }}  # in {present[path]} of {payloads} events, equals the key in {equal[path]}"
         for path in options
     ]
-    said = f"topic {topic}: no field is clearly the id of an aggregate" + (f"; {len(options)} candidates stand in lab.toml: choose there" if options else "; name one in lab.toml")
+    said = f"topic {topic}: no field is clearly the id of an aggregate" + (
+        f"; {len(options)} candidates stand in lab.toml: choose there" if options else "; name one in lab.toml"
+    )
     return TopicMapping(envelope), remarks, said
 
 

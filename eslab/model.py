@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
@@ -132,6 +132,11 @@ class Event:
         return self._data
 
     @property
+    def undecoded(self) -> bool:
+        """Whether `data` is still text."""
+        return self._data is MISSING
+
+    @property
     def metadata(self) -> Any:
         return loads(self._rows.value("metadata", self._row) or "{}")
 
@@ -201,7 +206,9 @@ class Event:
     @property
     def coordinates(self) -> Coordinates:
         value = self._rows.value
-        return Coordinates(value("topic", self._row), value("partition_id", self._row), value("incarnation", self._row), value("record_offset", self._row))
+        return Coordinates(
+            value("topic", self._row), value("partition_id", self._row), value("incarnation", self._row), value("record_offset", self._row)
+        )
 
     @property
     def topic(self) -> str:

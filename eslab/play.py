@@ -33,7 +33,9 @@ class Play(Lab):
         self._source = MemorySource()
         self._published = 0
         if aggregates:
-            write_topic(self.path, TOPIC, TopicMapping(ENVELOPES["default"], tuple((name, parse_path(path)) for name, path in aggregates.items())))
+            write_topic(
+                self.path, TOPIC, TopicMapping(ENVELOPES["default"], tuple((name, parse_path(path)) for name, path in aggregates.items()))
+            )
         for event in events:
             self._append(event)
         if self._published:

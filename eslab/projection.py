@@ -1,10 +1,10 @@
 """What a projection is: a named, versioned fold. Pure values and functions; no engine.
 
-    orders = Projection("orders", aggregate="order")
+orders = Projection("orders", aggregate="order")
 
-    @orders.on("OrderCreated")
-    def created(state, event):
-        return {"id": event.data["orderId"], "status": "created"}
+@orders.on("OrderCreated")
+def created(state, event):
+    return {"id": event.data["orderId"], "status": "created"}
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Projection:
 
     def __init__(self, name: str, *, aggregate: str, version: int = 1, initial: Any = None) -> None:
         if not aggregate:
-            raise ProjectionError(f"projection {name!r}: give the aggregate it folds, such as aggregate=\"order\"")
+            raise ProjectionError(f'projection {name!r}: give the aggregate it folds, such as aggregate="order"')
         self.name, self.aggregate, self.version = name, aggregate, version
         self._initial = {} if initial is None else initial
         self._handlers: dict[Any, Handler] = {}
@@ -40,7 +40,9 @@ class Projection:
     def on(self, *types: Any) -> Callable[[_F], _F]:
         """Register the handler of these event types (or of `eslab.TOMBSTONE`); registering again replaces it."""
         if not types or not all(one is TOMBSTONE or isinstance(one, str) for one in types):
-            raise ProjectionError(f"projection {self.name!r}: write @{self.name}.on(\"OrderCreated\") with the event types that the handler is for")
+            raise ProjectionError(
+                f'projection {self.name!r}: write @{self.name}.on("OrderCreated") with the event types that the handler is for'
+            )
 
         def register(handler: _F) -> _F:
             for one in types:
@@ -65,7 +67,7 @@ class Projection:
     def check(self) -> None:
         """Raise `ProjectionError` if there is nothing to fold with."""
         if not self._handlers:
-            raise ProjectionError(f"projection {self.name!r} has no handlers; add one with @{self.name}.on(\"...\")")
+            raise ProjectionError(f'projection {self.name!r} has no handlers; add one with @{self.name}.on("...")')
 
     def __repr__(self) -> str:
         return f"<Projection {self.name} v{self.version} of {self.aggregate}: {', '.join(self.types) or 'no handlers'}>"

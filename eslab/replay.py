@@ -39,12 +39,16 @@ class ReplayPlan:
         return f"<ReplayPlan {self.projection.name} over {what} of {self.projection.aggregate}: {self.rows:,} rows in {self.files:,} files>"
 
 
-def plan(events: Events, projection: Projection, selection: Selection, *, keys: Sequence[str] | None = None, ended: bool = False) -> ReplayPlan:
+def plan(
+    events: Events, projection: Projection, selection: Selection, *, keys: Sequence[str] | None = None, ended: bool = False
+) -> ReplayPlan:
     """Decide what to read. Raises `ProjectionError` if there is nothing to fold with, `UnknownId` for an aggregate that no event has."""
     projection.check()
     known = events.manifest.aggregates
     if projection.aggregate not in known:
-        raise UnknownId(f"no captured event belongs to an aggregate {projection.aggregate!r}; the lab has {', '.join(known) or 'none'} (see lab.toml)")
+        raise UnknownId(
+            f"no captured event belongs to an aggregate {projection.aggregate!r}; the lab has {', '.join(known) or 'none'} (see lab.toml)"
+        )
     wanted = None if keys is None else tuple(sorted(set(keys)))
     return ReplayPlan(events, projection, selection, wanted, ended, len(events.paths), known[projection.aggregate])
 
@@ -64,7 +68,9 @@ def run(todo: ReplayPlan, *, on_rows: Callable[[int], None] = lambda count: None
     except BaseException:
         builder.abandon()
         raise
-    return builder.finish(todo.projection, todo.selection, failed=fold.failed, partial=frozenset(fold.partial), ended=fold.ended, events=fold.events)
+    return builder.finish(
+        todo.projection, todo.selection, failed=fold.failed, partial=frozenset(fold.partial), ended=fold.ended, events=fold.events
+    )
 
 
 def _slices(todo: ReplayPlan) -> Iterator[Slice]:

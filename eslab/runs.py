@@ -52,14 +52,15 @@ _DICTIONARY = [
     "aggregate", "aggregate_id", "topic", "partition_id", "incarnation", "first", "kind", "problem", "event_type", "event_version", "source",
     "timestamp_type", "correlation_id",
 ]  # fmt: skip
-_DELTA = {name: "DELTA_BINARY_PACKED" for name in ("order_at", "recorded_at", "happened_at", "record_offset")}
+_DELTA = dict.fromkeys(("order_at", "recorded_at", "happened_at", "record_offset"), "DELTA_BINARY_PACKED")
 
 
 class Sorted(Protocol):
-    """Rows in key order, in batches: the first key of each, and its rows; `row_bytes` is what a row takes in memory on average."""
+    """Rows in key order, in batches: the first key of each, and its rows; the last key of all; what a row takes in memory on average."""
 
     firsts: list[Key]
     sizes: list[int]
+    last: Key
     row_bytes: float
 
     def read(self, begin: int, end: int, columns: Sequence[str] | None) -> pa.Table:
@@ -81,7 +82,9 @@ class RunFile:
             self._file = pq.ParquetFile(path, memory_map=True)
             index = msgspec.json.decode(self._file.metadata.metadata[_INDEX], type=_Index)
         except (OSError, pa.ArrowException, KeyError, TypeError, msgspec.MsgspecError) as exc:
-            raise CorruptLog(f"{path}: a derived file is missing or damaged ({exc}); delete the folder events/ and it is built again from the log") from exc
+            raise CorruptLog(
+                f"{path}: a derived file is missing or damaged ({exc}); delete the folder events/ and it is built again from the log"
+            ) from exc
         self.firsts: list[Key] = list(index.firsts)
         self.sizes = index.sizes
         self.last: Key = index.last
@@ -92,14 +95,16 @@ class RunFile:
         try:
             return self._file.read_row_groups(list(range(begin, end)), columns=columns, use_threads=end - begin > 1)
         except (OSError, pa.ArrowException) as exc:
-            raise CorruptLog(f"{self.path}: a derived file is damaged ({exc}); delete the folder events/ and it is built again from the log") from exc
+            raise CorruptLog(
+                f"{self.path}: a derived file is damaged ({exc}); delete the folder events/ and it is built again from the log"
+            ) from exc
 
 
 class Spill:
     """A sorted table put aside in an Arrow file, mapped and read a batch at a time."""
 
-    def __init__(self, path: Path, firsts: list[Key], sizes: list[int]) -> None:
-        self.firsts, self.sizes = firsts, sizes
+    def __init__(self, path: Path, firsts: list[Key], sizes: list[int], last: Key) -> None:
+        self.firsts, self.sizes, self.last = firsts, sizes, last
         self.row_bytes = path.stat().st_size / max(sum(sizes), 1)
         self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
 
@@ -116,6 +121,7 @@ class InMemory:
         starts = range(0, table.num_rows, SPILL_ROWS)
         self.firsts: list[Key] = [key_at(table, at) for at in starts]
         self.sizes = [min(SPILL_ROWS, table.num_rows - at) for at in starts]
+        self.last: Key = key_at(table, table.num_rows - 1)
         self.row_bytes = table.nbytes / max(table.num_rows, 1)
 
     def read(self, begin: int, end: int, columns: Sequence[str] | None) -> pa.Table:
@@ -136,7 +142,7 @@ def spill(table: pa.Table, folder: Path) -> Spill:
         for batch in batches:
             writer.write_batch(batch)
     starts = range(0, table.num_rows, SPILL_ROWS)
-    return Spill(path, [key_at(table, at) for at in starts], [len(batch) for batch in batches])
+    return Spill(path, [key_at(table, at) for at in starts], [len(batch) for batch in batches], key_at(table, table.num_rows - 1))
 
 
 def key_at(table: pa.Table, row: int, depth: int = len(KEY)) -> Key:
@@ -172,14 +178,18 @@ def ranges(sources: Sequence[Sorted], low: Key = (), high: Key | None = None, ro
 
 def read_merged(sources: Sequence[Sorted], low: Key, high: Key | None, columns: Sequence[str] | None = None) -> pa.Table:
     """The rows of all sources with low <= key < high in key order. `columns` must hold all of KEY."""
-    parts = [read_range(source, low, high, columns) for source in sources if source.firsts and not (high is not None and source.firsts[0] >= high)]
+    near = [source for source in sources if source.last >= low and (high is None or source.firsts[0] < high)]
+    parts = [read_range(source, low, high, columns) for source in near or sources[:1]]
     parts = [part for part in parts if part.num_rows] or parts[:1]
     return sort(pa.concat_tables(parts)) if len(parts) > 1 else parts[0] if parts else pa.table({})
 
 
 def _splitters(sources: Sequence[Sorted], low: Key, high: Key | None, rows: int) -> list[Key]:
     firsts = sorted(
-        (key, size) for source in sources for key, size in zip(source.firsts, source.sizes, strict=True) if key > low and (high is None or key < high)
+        (key, size)
+        for source in sources
+        for key, size in zip(source.firsts, source.sizes, strict=True)
+        if key > low and (high is None or key < high)
     )
     out: list[Key] = []
     held = 0
@@ -208,7 +218,9 @@ def write_run(folder: Path, name: str, tables: Iterable[pa.Table]) -> list[Writt
         for piece in _pieces(table):
             firsts = [key_at(piece, at) for at in range(0, piece.num_rows, ROW_GROUP)]
             if any(left > right for left, right in pairwise([last, *firsts])):
-                raise CorruptLog(f"{folder}: rows about to be written are not in order; this is a defect of eslab, and nothing was committed")
+                raise CorruptLog(
+                    f"{folder}: rows about to be written are not in order; this is a defect of eslab, and nothing was committed"
+                )
             last = key_at(piece, piece.num_rows - 1)
             out.append(_write_file(folder / f"{name}-{len(out):05d}.parquet", piece, firsts, last))
     return out

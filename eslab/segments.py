@@ -44,12 +44,13 @@ __all__ = [
 
 FORMAT_VERSION = 1
 ROW_GROUP_BYTES = 8 << 20  # one row group is what a reader holds at once, and what a writer keeps back
+DEPTH = 3  # topic, partition, incarnation
 LOCK_TRIES = 10  # half a second: `is_writing` of another process holds the lock for an instant
 LOSSY = frozenset({"compaction", "retention", "not requested", "unknown"})
 """The causes of holes that may have held records; transaction markers and aborted data never were events."""
 
 _DICTIONARY = ["timestamp_type", "leader_epoch", "producer_id", "producer_epoch", "transactional"]
-_DELTA = {name: "DELTA_BINARY_PACKED" for name in ("offset", "timestamp_ms", "producer_timestamp_ms")}
+_DELTA = dict.fromkeys(("offset", "timestamp_ms", "producer_timestamp_ms"), "DELTA_BINARY_PACKED")
 
 
 class Footer(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,17 +135,29 @@ class Log:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._footers: dict[Path, Footer] = {}
+        self._segments: dict[str, Segment] = {}
+
+    def paths(self) -> tuple[str, ...]:
+        """Every segment that stands now. Segments never change, so equal paths are an equal log."""
+        found: list[str] = []
+        folders = [(str(self.folder), 0)]
+        while folders:
+            folder, depth = folders.pop()
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+                for entry in entries:
+                    if depth < DEPTH:
+                        folders.append((entry.path, depth + 1))
+                    elif entry.name.endswith(".parquet") and not entry.name.startswith("."):
+                        found.append(entry.path)
+        return tuple(sorted(found))
 
     def lives(self) -> dict[Life, list[Segment]]:
-        """Every segment that stands now, by life. Footers are read once; segments never change."""
+        """Every segment that stands now, by life. Each footer is read once."""
         found: dict[Life, list[Segment]] = {}
-        for path in sorted(self.folder.glob("*/*/*/*.parquet")):
-            if path.name.startswith("."):
-                continue
-            if path not in self._footers:
-                self._footers[path] = read_footer(path)
-            segment = Segment(path, self._footers[path])
+        for path in self.paths():
+            if path not in self._segments:
+                self._segments[path] = Segment(Path(path), read_footer(Path(path)))
+            segment = self._segments[path]
             found.setdefault(segment.footer.life, []).append(segment)
         return dict(sorted(found.items()))
 
@@ -209,7 +222,9 @@ def read_footer(path: Path) -> Footer:
         metadata = pq.read_metadata(path).metadata or {}
         footer = msgspec.json.decode(metadata[b"eslab"], type=Footer)
     except (OSError, pa.ArrowException, KeyError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        raise CorruptLog(f"{path}: no segment of eslab, or a damaged one ({exc}); run `eslab verify`, restore the file or move it away") from exc
+        raise CorruptLog(
+            f"{path}: no segment of eslab, or a damaged one ({exc}); run `eslab verify`, restore the file or move it away"
+        ) from exc
     if footer.format_version != FORMAT_VERSION:
         raise CorruptLog(f"{path}: format version {footer.format_version}, this eslab reads {FORMAT_VERSION}; use the eslab that wrote it")
     if _self_checksum(footer) != footer.self_checksum:
@@ -218,7 +233,7 @@ def read_footer(path: Path) -> Footer:
 
 
 def _self_checksum(footer: Footer) -> int:
-    return crc32c.crc32c(msgspec.json.encode(msgspec.structs.replace(footer, self_checksum=0)))
+    return int(crc32c.crc32c(msgspec.json.encode(msgspec.structs.replace(footer, self_checksum=0))))
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -262,7 +277,9 @@ class SegmentWriter:
     def append(self, chunk: Chunk) -> None:
         """Take the next chunk of this partition. Raises `CorruptLog` if it does not begin where the last one ended."""
         if chunk.start != self.next:
-            raise CorruptLog(f"{chunk.topic}[{chunk.partition}]: the source went from offset {self.next} to {chunk.start}; nothing was committed")
+            raise CorruptLog(
+                f"{chunk.topic}[{chunk.partition}]: the source went from offset {self.next} to {chunk.start}; nothing was committed"
+            )
         _check_cover(chunk)
         if chunk.records.num_rows:
             self._pending.append(chunk.records)
@@ -411,7 +428,9 @@ def writer_lock(folder: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if patience == LOCK_TRIES - 1:
-                    raise LabBusy(f"{folder}: {_holder(file)} is writing to this lab; wait for it, or stop it, and run the same again") from None
+                    raise LabBusy(
+                        f"{folder}: {_holder(file)} is writing to this lab; wait for it, or stop it, and run the same again"
+                    ) from None
                 time.sleep(0.05)
         file.seek(0)
         file.truncate()
@@ -465,12 +484,12 @@ def check(segment: Segment) -> list[str]:
     except CorruptLog as exc:
         return [*problems, str(exc)]
     if sums.result() != footer.checksums:
-        changed = sorted(name for name in sums.result().keys() | footer.checksums.keys() if sums.result().get(name) != footer.checksums.get(name))
+        changed = sorted(
+            name for name in sums.result().keys() | footer.checksums.keys() if sums.result().get(name) != footer.checksums.get(name)
+        )
         problems.append(f"{segment.path}: {at}: the content of {', '.join(changed)} is not what was committed")
     if not ascending or rows != footer.rows or last >= footer.next:
         problems.append(f"{segment.path}: {at}: {rows} records where {footer.rows} were committed, or out of order")
     if rows + sum(hole.next - hole.start for hole in footer.holes) != footer.next - footer.start:
         problems.append(f"{segment.path}: {at}: records and holes do not cover the range")
     return problems
-
-

@@ -1,11 +1,11 @@
 """The lab in SQL: views over its files, made by one function for every connection.
 
-    events              one row per event
-    history             one row per (aggregate, step), with its version
-    records             what the broker held, every incarnation
-    gaps                every range of offsets without records, and why
-    problems            one row per undecodable record, with the reason
-    types."OrderCreated"  one relation per event type, a typed column per field of its data
+events              one row per event
+history             one row per (aggregate, step), with its version
+records             what the broker held, every incarnation
+gaps                every range of offsets without records, and why
+problems            one row per undecodable record, with the reason
+types."OrderCreated"  one relation per event type, a typed column per field of its data
 """
 
 from __future__ import annotations
@@ -52,10 +52,14 @@ def rows(events: Events, *, newest: bool = True, under: Path | None = None) -> s
     paths = events.paths
     if not paths:
         names = ["aggregate", "aggregate_id", "first", "kind", "problem", *EVENT_COLUMNS]
-        return "(select " + ", ".join(f"null::{'timestamptz' if name in _TIMES else _NUMBERS.get(name, 'varchar')} as {name}" for name in names) + " where false)"
+        return (
+            "(select "
+            + ", ".join(f"null::{'timestamptz' if name in _TIMES else _NUMBERS.get(name, 'varchar')} as {name}" for name in names)
+            + " where false)"
+        )
     relation = f"read_parquet([{_files(paths, under)}])"
     lives = events.manifest.newest
-    if not newest or not any(lives.values()) and len(events.manifest.lives) == len(lives):
+    if not newest or (not any(lives.values()) and len(events.manifest.lives) == len(lives)):
         return relation
     named = ", ".join(f"({literal(topic)}, {partition}, {incarnation})" for (topic, partition), incarnation in lives.items())
     return f"(from {relation} where (topic, partition_id, incarnation) in ({named}))"
@@ -80,7 +84,9 @@ def statements(events: Events, log: Log, *, relative: bool = False) -> list[str]
         f"""create view problems as select topic, partition_id, incarnation, record_offset, recorded_at, record_key, problem
             from {source} where first and kind = 'undecodable'""",
         f"create view records as {_records(log, under)}",
-        f"create view gaps as select * from {gaps_from}" if gaps_from else "create view gaps as select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as start_offset, 0::bigint as next_offset, ''::varchar as cause where false",
+        f"create view gaps as select * from {gaps_from}"
+        if gaps_from
+        else "create view gaps as select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as start_offset, 0::bigint as next_offset, ''::varchar as cause where false",
         "create schema types",
     ]
     names = _distinct_names(events.manifest.types, set())
@@ -108,7 +114,18 @@ def _records(log: Log, under: Path | None) -> str:
         on held.filename = reach.file and held."offset" >= reach.low and held."offset" < reach.high"""
 
 
-_ENVELOPE = ["event_id", "event_version", "source", "recorded_at", "happened_at", "order_at", "correlation_id", "topic", "partition_id", "record_offset"]
+_ENVELOPE = [
+    "event_id",
+    "event_version",
+    "source",
+    "recorded_at",
+    "happened_at",
+    "order_at",
+    "correlation_id",
+    "topic",
+    "partition_id",
+    "record_offset",
+]
 
 
 def _typed(event_type: str, fields: dict[str, str]) -> str:
@@ -199,4 +216,4 @@ def one_line(exc: duckdb.Error) -> QueryError:
     """DuckDB's word on a statement, as our error: its first line, and where to look."""
     first, *rest = str(exc).strip().splitlines()
     hint = next((line.strip() for line in rest if line.startswith(("Candidate", "Did you mean", "LINE"))), "")
-    return QueryError(f"{first}{' — ' + hint if hint else ''}; the lab has events, history, records, gaps, problems and types.\"...\"")
+    return QueryError(f'{first}{" — " + hint if hint else ""}; the lab has events, history, records, gaps, problems and types."..."')

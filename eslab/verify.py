@@ -38,7 +38,11 @@ class Verification:
 
     def __repr__(self) -> str:
         looked = f"{self.segments:,} segments with {self.records:,} records and {self.derived:,} derived files"
-        return f"<Verification: {looked}: every one as it was committed>" if self.ok else "\n".join([f"<Verification: {looked}: {len(self.problems)} problems>", *self.problems])
+        return (
+            f"<Verification: {looked}: every one as it was committed>"
+            if self.ok
+            else "\n".join([f"<Verification: {looked}: {len(self.problems)} problems>", *self.problems])
+        )
 
     def _repr_html_(self) -> str:
         return tables.html(["problem"], [[problem] for problem in self.problems], caption=repr(self).splitlines()[0], empty="no problems")

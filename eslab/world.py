@@ -45,7 +45,14 @@ class World(Mapping[str, Any]):
     """
 
     def __init__(
-        self, projection: Projection, selection: Selection, batches: Sequence[pa.RecordBatch], failed: Sequence[Failure], partial: frozenset[str], ended: int, events: int
+        self,
+        projection: Projection,
+        selection: Selection,
+        batches: Sequence[pa.RecordBatch],
+        failed: Sequence[Failure],
+        partial: frozenset[str],
+        ended: int,
+        events: int,
     ) -> None:
         self.projection, self.selection = projection, selection
         self.failed, self.partial, self.ended, self.events = tuple(failed), partial, ended, events
@@ -87,7 +94,9 @@ class World(Mapping[str, Any]):
 
     def arrow(self) -> pa.Table:
         """aggregate_id, version (steps folded), state (JSON; `Decimal` and `datetime` as docs/format.md writes them)."""
-        return pa.Table.from_batches(self._batches, _SCHEMA).set_column(2, "state", pa.chunked_array([batch.column(2).cast(pa.string()) for batch in self._batches], pa.string()))
+        return pa.Table.from_batches(self._batches, _SCHEMA).set_column(
+            2, "state", pa.chunked_array([batch.column(2).cast(pa.string()) for batch in self._batches], pa.string())
+        )
 
     def df(self) -> pd.DataFrame:
         """One row per key, by aggregate_id; a column per top-level field of the states (`state` for states that are no objects)."""
@@ -109,8 +118,17 @@ class World(Mapping[str, Any]):
     def _repr_html_(self) -> str:
         rows = [[key, self[key]] for key, _ in zip(self, range(SHOWN), strict=False)]
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
-        failed = tables.html(["failed", "event", "error"], [[one.key, one.event_id or str(one.at), one.error] for one in self.failed[:SHOWN]]) if self.failed else ""
-        return tables.html([self.projection.aggregate, "state"], rows, caption=f"{self.projection.name}: {self._said()}{more}", empty="no states") + failed
+        failed = (
+            tables.html(["failed", "event", "error"], [[one.key, one.event_id or str(one.at), one.error] for one in self.failed[:SHOWN]])
+            if self.failed
+            else ""
+        )
+        return (
+            tables.html(
+                [self.projection.aggregate, "state"], rows, caption=f"{self.projection.name}: {self._said()}{more}", empty="no states"
+            )
+            + failed
+        )
 
 
 class WorldBuilder:
@@ -152,7 +170,9 @@ class WorldBuilder:
     def _flush(self) -> None:
         if not self._rows:
             return
-        batch = pa.record_batch([pa.array(column, field.type) for column, field in zip(zip(*self._rows, strict=True), _SCHEMA, strict=True)], schema=_SCHEMA)
+        batch = pa.record_batch(
+            [pa.array(column, field.type) for column, field in zip(zip(*self._rows, strict=True), _SCHEMA, strict=True)], schema=_SCHEMA
+        )
         self._rows = []
         self._bytes += batch.nbytes
         if self._writer is None and self._bytes > IN_MEMORY:

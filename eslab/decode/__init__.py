@@ -24,7 +24,16 @@ LAST_US = 253_402_300_799_999_999  # the last microsecond of the year 9999: what
 _TIMES = pa.timestamp("us", tz="UTC")
 
 
-def decode(con: duckdb.DuckDBPyConnection, records: pa.Table, *, topic: str, partition: int, incarnation: int, envelope: Envelope, ids: Sequence[Path]) -> tuple[pa.Table, list[pa.Array]]:
+def decode(
+    con: duckdb.DuckDBPyConnection,
+    records: pa.Table,
+    *,
+    topic: str,
+    partition: int,
+    incarnation: int,
+    envelope: Envelope,
+    ids: Sequence[Path],
+) -> tuple[pa.Table, list[pa.Array]]:
     """Decode the records of one partition.
 
     Return the table of events (the columns of `eslab.events.EVENTS` that need no mapping; `order_at` is the caller's) and for each path in
@@ -85,10 +94,14 @@ def _utf8(key: bytes) -> str | None:
 
 def json_path(path: Path) -> str:
     """The path in the form of DuckDB's JSON functions."""
-    return "$" + "".join("[*]" if part is EACH else f"[{part}]" if isinstance(part, int) else "." + dumps(str(part)).decode() for part in path)
+    return "$" + "".join(
+        "[*]" if part is EACH else f"[{part}]" if isinstance(part, int) else "." + dumps(str(part)).decode() for part in path
+    )
 
 
-def _extract(con: duckdb.DuckDBPyConnection, text: pa.Array, envelope: Envelope, ids: Sequence[Path]) -> tuple[dict[str, pa.Array], list[pa.Array]]:
+def _extract(
+    con: duckdb.DuckDBPyConnection, text: pa.Array, envelope: Envelope, ids: Sequence[Path]
+) -> tuple[dict[str, pa.Array], list[pa.Array]]:
     """One pass over the JSON for every path at once; a path with `EACH` reads again only the list that it goes into."""
     places: dict[str, int] = {}
 
@@ -107,8 +120,11 @@ def _extract(con: duckdb.DuckDBPyConnection, text: pa.Array, envelope: Envelope,
             found = f"json_extract_string({found}, '{_quoted(json_path(path[len(head) :]))}')"
         selected.append(f"{found} as id{number}")
     paths = ", ".join(f"'{_quoted(path)}'" for path in places)
-    rows = con.from_arrow(pa.table({"value": text}))
-    table = rows.query("record_values", f"select {', '.join(selected)} from (select json_extract_string(value, [{paths}]) as found from record_values)").to_arrow_table()
+    con.register("record_values", pa.table({"value": text}))
+    table = con.sql(
+        f"select {', '.join(selected)} from (select json_extract_string(value, [{paths}]) as found from record_values)"
+    ).to_arrow_table()
+    con.unregister("record_values")
     columns = [column.combine_chunks() for column in table.columns]
     return dict(zip(PARTS, columns, strict=False)), columns[len(PARTS) :]
 

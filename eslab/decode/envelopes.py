@@ -38,7 +38,7 @@ PARTS: Final = tuple(one.name for one in fields(Envelope) if one.name != "name")
 
 def _envelope(name: str, **parts: str | list[str]) -> Envelope:
     paths = {part: tuple(parse_path(text) for text in ([texts] if isinstance(texts, str) else texts)) for part, texts in parts.items()}
-    return Envelope(name=name, **paths)  # type: ignore[arg-type]
+    return Envelope(name=name, **paths)
 
 
 ENVELOPES: Final = {
@@ -74,7 +74,15 @@ ENVELOPES: Final = {
             data="data",
         ),
         # https://docs.aws.amazon.com/eventbridge/latest/ref/overiew-event-structure.html
-        _envelope("eventbridge", event_id="id", event_type="detail-type", event_version="version", source="source", happened_at="time", data="detail"),
+        _envelope(
+            "eventbridge",
+            event_id="id",
+            event_type="detail-type",
+            event_version="version",
+            source="source",
+            happened_at="time",
+            data="detail",
+        ),
     )
 }
 """The envelopes that lab.toml can name without writing them out."""

@@ -6,6 +6,7 @@ import uuid
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Self
 
 from eslab.errors import TopicNotFound
 from eslab.model import Record
@@ -65,7 +66,7 @@ class MemorySource:
     def close(self) -> None:
         pass
 
-    def __enter__(self) -> MemorySource:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

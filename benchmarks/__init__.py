@@ -1,0 +1,1 @@
+"""`make bench`: each figure beside a peer measured in the same run."""
