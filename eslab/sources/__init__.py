@@ -108,7 +108,7 @@ class Source(Protocol):
 
     @property
     def isolation(self) -> str:
-        """"read_committed" or "read_uncommitted"; "none" where there are no transactions."""
+        """ "read_committed" or "read_uncommitted"; "none" where there are no transactions."""
 
     def partitions(self, topics: Sequence[str] | None) -> list[Partition]:
         """Describe every partition of these topics (None: of every topic but internal ones), sorted.
