@@ -104,7 +104,9 @@ def csv_records(folder: Path) -> Iterator[Case]:
     writer.writerow(["topic", "partition", "offset", "timestamp_ms", "timestamp_type", "key", "value", "headers"])
     for r in records:
         headers = json.dumps([part if part is None or isinstance(part, str) else part.decode() for pair in r.headers for part in pair])
-        writer.writerow([r.topic, r.partition, r.offset, r.timestamp_ms, r.timestamp_type, *((v or b"").decode() for v in (r.key, r.value)), headers])
+        writer.writerow(
+            [r.topic, r.partition, r.offset, r.timestamp_ms, r.timestamp_type, *((v or b"").decode() for v in (r.key, r.value)), headers]
+        )
     (folder / "export.csv").write_bytes(text.getvalue().encode("utf-8-sig"))
     yield FileSource(str(folder / "export.csv")), _truth(records)
 
@@ -136,7 +138,9 @@ def kafka(_: Path) -> Iterator[Case]:
         broker.poll(0)
     broker.flush(30)
     address = next(iter(broker.list_topics(timeout=10).brokers.values()))
-    truth = _truth(records) | {(topic, at): [] for topic, used in (("orders", (0, 2)), ("payments", (0,))) for at in range(4) if at not in used}
+    truth = _truth(records) | {
+        (topic, at): [] for topic, used in (("orders", (0, 2)), ("payments", (0,))) for at in range(4) if at not in used
+    }
     with open_source(f"kafka://{address.host}:{address.port}") as source:
         yield source, truth
 
@@ -193,7 +197,7 @@ def test_partitions_are_described_with_their_bounds(case):
 
 
 def test_topics_can_be_chosen(case):
-    source, truth = case
+    source, _ = case
     assert {one.topic for one in source.partitions(["payments"])} == {"payments"}
     assert source.partitions([]) == []
 

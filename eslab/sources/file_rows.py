@@ -225,7 +225,7 @@ class JsonRows:
         self._roots = sorted(self._time.roots | (self._key.roots if self._key else set()))
         # Decoding the roots alone takes a third of the time of decoding the whole line.
         names = {f"root{at}": root for at, root in enumerate(self._roots)}
-        self._decode = msgspec.json.Decoder(msgspec.defstruct("Roots", [(name, Any, None) for name in names], rename=names)).decode
+        self._decode = msgspec.json.Decoder(msgspec.defstruct("Roots", [(name, Any, msgspec.UNSET) for name in names], rename=names)).decode
 
     def check(self, path: Path, columns: Sequence[str]) -> None:
         """A column that is asked for by name must be there; in JSON lines any line may have it."""
@@ -235,7 +235,8 @@ class JsonRows:
 
     def of_line(self, line: bytes) -> Fields:
         try:
-            roots = dict(zip(self._roots, msgspec.structs.astuple(self._decode(line)), strict=True))
+            found = zip(self._roots, msgspec.structs.astuple(self._decode(line)), strict=True)
+            roots = {root: value for root, value in found if value is not msgspec.UNSET}
         except (ValueError, RecursionError):  # no JSON, or no object: a record all the same
             roots = {}
         return self.of_value(roots, line)

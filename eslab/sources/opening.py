@@ -38,7 +38,7 @@ def open_source(url: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] |
         return source
     if url.startswith("file:"):
         return FileSource(re.sub(r"^file:(//)?", "", url), **settings)
-    if glob.has_magic(url) or Path(url).expanduser().exists():
+    if glob.has_magic(url) or (url and Path(url).expanduser().exists()):
         return FileSource(url, **settings)
     raise SourceError(_not_understood(url))
 
