@@ -16,13 +16,13 @@ from eslab.sources import RECORDS, TopicPartition
 from eslab.sources.file_rows import (
     BLOCK_BYTES,
     BLOCK_ROWS,
-    Fields,
     JsonRows,
     Mark,
     Part,
     Range,
     Settings,
     check_at,
+    columns_of,
     disorder,
     roles_of,
     row_json,
@@ -158,7 +158,7 @@ class Parquet:
     def _records(self, batch: pa.RecordBatch, offsets: np.ndarray[Any, Any]) -> pa.Table:
         if not self._roles:
             fields = [self._row.of_value(row, row_json(row)) for row in batch.to_pylist()]
-            columns: dict[str, Any] = dict(zip(Fields._fields, zip(*fields, strict=True), strict=True))
+            columns = columns_of(fields)
         else:
             columns = {role: _as_field(role, batch.column(column)) for role, column in self._roles.items()}
             columns.setdefault("timestamp_ms", columns.get("timestamp", np.full(len(offsets), -1)))

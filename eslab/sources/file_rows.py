@@ -21,6 +21,7 @@ from eslab.sources import RECORDS, TopicPartition
 __all__ = [
     "BLOCK_BYTES",
     "BLOCK_ROWS",
+    "FIELDS",
     "Fields",
     "Format",
     "JsonRows",
@@ -29,6 +30,7 @@ __all__ = [
     "Range",
     "Settings",
     "check_at",
+    "columns_of",
     "compression_of",
     "disorder",
     "roles_of",
@@ -116,21 +118,16 @@ def check_at(where: str, at: TopicPartition) -> None:
 
 def to_table(columns: Mapping[str, Any], count: int) -> pa.Table:
     """The columns as `RECORDS`, headers as pairs; those that are not there are null."""
-    columns = {**columns, "headers": [[{"key": key, "value": value} for key, value in row] for row in columns["headers"]]}
+    columns = {**columns, "headers": [[{"key": key, "value": value} for key, value in row] if row else () for row in columns["headers"]]}
     return pa.table(
         [pa.array(columns[column.name], column.type) if column.name in columns else pa.nulls(count, column.type) for column in RECORDS],
         schema=RECORDS,
     )
 
 
-class Fields(NamedTuple):
-    """What a row becomes besides its offset; in the order of `_Columns.rows`."""
-
-    timestamp_ms: int
-    timestamp_type: str | None
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[bytes, bytes | None]] = ()
+Fields = tuple[int, str | None, bytes | None, bytes | None, Sequence[tuple[bytes, bytes | None]]]
+"""What a row becomes besides its offset, in the order of `FIELDS`: a plain tuple, as the garbage collector lets go of those only."""
+FIELDS: Final = ("timestamp_ms", "timestamp_type", "key", "value", "headers")
 
 
 def _plain(value: Any) -> Any:
@@ -140,6 +137,8 @@ def _plain(value: Any) -> Any:
 
 row_json = msgspec.json.Encoder(decimal_format="number", enc_hook=_plain).encode
 
+_ZERO: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MILLISECOND: Final = dt.timedelta(milliseconds=1)
 _UNITS: Final = ((10**11, 3), (10**14, 0), (10**17, -3), (10**20, -6))  # below the bound, times 10 to this power, is milliseconds
 _EPOCH = re.compile(r"-?\d{9,}(\.\d+)?")
 
@@ -151,10 +150,9 @@ def to_ms(value: Any) -> int:
     """
     try:
         if isinstance(value, str):
-            value = Decimal(value) if _EPOCH.fullmatch(value) else dt.datetime.fromisoformat(value)
+            value = Decimal(value) if value[4:5] != "-" and _EPOCH.fullmatch(value) else dt.datetime.fromisoformat(value)
         if isinstance(value, dt.datetime):
-            aware = value if value.tzinfo else value.replace(tzinfo=dt.UTC)
-            return (aware - dt.datetime.fromtimestamp(0, dt.UTC)) // dt.timedelta(milliseconds=1)
+            return ((value if value.tzinfo else value.replace(tzinfo=dt.UTC)) - _ZERO) // _MILLISECOND
         if isinstance(value, dt.date):
             return to_ms(dt.datetime(value.year, value.month, value.day, tzinfo=dt.UTC))
         if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
@@ -204,15 +202,21 @@ class _Pick:
     def roots(self) -> set[str]:
         return {self.name, str(self.path[0])}
 
-    def __call__(self, value: Any) -> Any:
-        if isinstance(value, dict) and self.name in value:
-            return value[self.name]
-        for part in self.path:
-            try:
-                value = value[part]
-            except (LookupError, TypeError):
-                return None
-        return value
+    def __call__(self, value: dict[str, Any]) -> Any:
+        exact = value.get(self.name, msgspec.UNSET)
+        if exact is not msgspec.UNSET:
+            return exact
+        found: Any = value
+        try:
+            for part in self.path:
+                found = found[part]
+        except (LookupError, TypeError):
+            return None
+        return None if found is msgspec.UNSET else found
+
+
+def columns_of(rows: Sequence[Fields]) -> dict[str, Any]:
+    return dict(zip(FIELDS, zip(*rows, strict=True), strict=True))
 
 
 class JsonRows:
@@ -236,13 +240,13 @@ class JsonRows:
     def of_line(self, line: bytes) -> Fields:
         try:
             found = zip(self._roots, msgspec.structs.astuple(self._decode(line)), strict=True)
-            roots = {root: value for root, value in found if value is not msgspec.UNSET}
+            roots = dict(found)
         except (ValueError, RecursionError):  # no JSON, or no object: a record all the same
             roots = {}
         return self.of_value(roots, line)
 
-    def of_value(self, row: Any, value: bytes) -> Fields:
-        return Fields(to_ms(self._time(row)), None, to_bytes(self._key(row)) if self._key else None, value)
+    def of_value(self, row: dict[str, Any], value: bytes) -> Fields:
+        return to_ms(self._time(row)), None, to_bytes(self._key(row)) if self._key else None, value, ()
 
 
 # Names under which a record's fields stand in an export; those with `record_` and `_id` are the columns of `lab.sql`.

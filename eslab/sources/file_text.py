@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
 import pyarrow as pa
@@ -28,6 +28,7 @@ from eslab.sources.file_rows import (
     Range,
     Settings,
     check_at,
+    columns_of,
     compression_of,
     disorder,
     roles_of,
@@ -56,13 +57,13 @@ def first_line(path: Path) -> bytes:
     return next((text for _, line, _ in _lines(path, _begin(path)) if (text := _chomp(line)).strip()), b"")
 
 
-def _begin(path: Path) -> Mark:
+def _begin(path: Path) -> _Spot:
     """The first byte that is content: behind a byte order mark."""
     with closing(_stream(path)) as stream:
         head = stream.read(3)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise SourceError(f"{path} is UTF-16; turn it into UTF-8 by `iconv -f UTF-16 -t UTF-8`")
-    return Mark(0, 3 if head == b"\xef\xbb\xbf" else 0, 1)
+    return (3 if head == b"\xef\xbb\xbf" else 0), 1
 
 
 def _skip(stream: io.BufferedReader, place: int) -> None:
@@ -74,12 +75,12 @@ def _skip(stream: io.BufferedReader, place: int) -> None:
         place -= skipped
 
 
-def _lines(path: Path, begin: Mark) -> Iterator[tuple[Mark, bytes, Mark | None]]:
+def _lines(path: Path, begin: _Spot) -> Iterator[tuple[_Spot, bytes, _Spot | None]]:
     """Each line from there on, with its newline; where it begins, and where it ends (None: no newline yet)."""
     with closing(_stream(path)) as stream:
-        _skip(stream, begin.place)
+        _skip(stream, begin[0])
         for line in stream:
-            end = Mark(0, begin.place + len(line), begin.line + 1)
+            end = (begin[0] + len(line), begin[1] + 1)
             yield begin, line, end if line.endswith(b"\n") else None
             begin = end
 
@@ -100,33 +101,29 @@ class _Columns:
     """Records on their way into a table."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[Any, ...]] = []
+        self.offsets: list[int] = []
+        self.rows: list[Fields] = []
         self.bytes = 0
 
     def add(self, offset: int, fields: Fields) -> bool:
         """Keep the record; True when it is time to take the table."""
-        self.rows.append((offset, *fields))
-        self.bytes += len(fields.value or b"")
+        self.offsets.append(offset)
+        self.rows.append(fields)
+        self.bytes += len(fields[3] or b"")
         return len(self.rows) >= BLOCK_ROWS or self.bytes >= BLOCK_BYTES
 
     def take(self) -> pa.Table:
-        columns = dict(zip(("offset", *Fields._fields), zip(*self.rows, strict=True), strict=True))
-        self.rows, self.bytes = [], 0
-        return to_table(columns, len(columns["offset"]))
+        table = to_table({"offset": self.offsets, **columns_of(self.rows)}, len(self.rows))
+        self.offsets, self.rows, self.bytes = [], [], 0
+        return table
 
 
-class _Row(NamedTuple):
-    """A row of a text file from `begin` to `end`; None: its last line has no newline, so that it may still grow.
-
-    `offset` is None where the row has none of its own, `raw` None where it holds no record, and UNFINISHED where it is not yet one.
-    """
-
-    at: TopicPartition
-    offset: int | None
-    begin: Mark
-    end: Mark | None
-    raw: Any
-
+# Plain tuples, as one of each is made for every line, and a named tuple costs as much as decoding the line.
+_Spot = tuple[int, int]
+"""A byte and the number of its line, for people."""
+_Row = tuple[TopicPartition, int | None, _Spot, _Spot | None, Any]
+"""A row of a text file: partition, offset, begin, end, content. No offset: it has none of its own. No end: its last line has no newline,
+so that it may still grow. No content: it holds no record; UNFINISHED: not yet."""
 
 UNFINISHED: Final = object()
 SEAL = 4_096  # bytes before the end of an index that must be the same for a file to count as grown
@@ -138,12 +135,12 @@ class _Text:
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path = path
         self.begin = _begin(path)
-        self._end: Mark | None = None
+        self._end: _Spot | None = None
         self._seal = b""
         self.home: TopicPartition = (settings.topic or split_name(path)[0], 0)
         self.own_topics = False
 
-    def rows(self, mark: Mark) -> Iterator[_Row]:
+    def rows(self, begin: _Spot) -> Iterator[_Row]:
         raise NotImplementedError
 
     def fields(self, raw: Any) -> Fields:
@@ -157,40 +154,40 @@ class _Text:
         return self._index({}, self.begin, reached)
 
     def extend(self, parts: Mapping[TopicPartition, Part]) -> dict[TopicPartition, Part] | None:
-        if self._end is None or compression_of(self.path) or self._before(self._end.place) != self._seal:
+        if self._end is None or compression_of(self.path) or self._before(self._end[0]) != self._seal:
             return None
         return self._index({at: replace(part, marks=[*part.marks], held=0) for at, part in parts.items()}, self._end, {})
 
-    def _index(self, parts: dict[TopicPartition, Part], begin: Mark, reached: Mapping[TopicPartition, int]) -> dict[TopicPartition, Part]:
+    def _index(self, parts: dict[TopicPartition, Part], begin: _Spot, reached: Mapping[TopicPartition, int]) -> dict[TopicPartition, Part]:
         """Add what stands from `begin` on to the parts, and keep where to go on from."""
         since = Counter[TopicPartition]()
         if not self.own_topics:
             start = reached.get(self.home, 0)
             parts.setdefault(self.home, Part(start, start))
-        end: Mark | None = begin
-        for row in self.rows(begin):
-            if row.raw is UNFINISHED:
+        end: _Spot | None = begin
+        for at, own, here, after, raw in self.rows(begin):
+            if raw is UNFINISHED:
                 parts.get(self.home, Part(0, 0)).held = 1
                 break
-            end = row.end
-            part = parts.get(row.at)
-            next_ = part.next if part else reached.get(row.at, 0)
-            offset = next_ if row.offset is None else row.offset
+            end = after
+            part = parts.get(at)
+            next_ = part.next if part else reached.get(at, 0)
+            offset = next_ if own is None else own
             if offset < next_:
-                disorder(f"{self.path}:{row.begin.line}", row.at, offset, next_)
+                disorder(f"{self.path}:{here[1]}", at, offset, next_)
             if part is None or not part.marks:
-                check_at(f"{self.path}:{row.begin.line}", row.at)
-                part = parts[row.at] = Part(offset, offset)
-            if since[row.at] % MARK_EVERY == 0:
-                part.marks.append(row.begin._replace(offset=offset))
-            since[row.at] += 1
+                check_at(f"{self.path}:{here[1]}", at)
+                part = parts[at] = Part(offset, offset)
+            if since[at] % MARK_EVERY == 0:
+                part.marks.append(Mark(offset, *here))
+            since[at] += 1
             part.next = offset + 1
         self._keep(end)
         return parts
 
-    def _keep(self, end: Mark | None) -> None:
-        self._end = end if end and end.place > self.begin.place else None  # of an empty file not even the format is known
-        self._seal = self._before(end.place) if end and not compression_of(self.path) else b""
+    def _keep(self, end: _Spot | None) -> None:
+        self._end = end if end and end > self.begin else None  # of an empty file not even the format is known
+        self._seal = self._before(end[0]) if end and not compression_of(self.path) else b""
 
     def _before(self, place: int) -> bytes:
         with self.path.open("rb") as file:
@@ -201,24 +198,23 @@ class _Text:
         next_ = {at: mark.offset for at, (mark, _) in wanted.items()}
         open_ = {at: _Columns() for at in wanted}
         left = dict(wanted)
-        for row in self.rows(min((mark for mark, _ in wanted.values()), key=lambda mark: mark.place)):
-            at = row.at
-            if at not in left or row.raw is UNFINISHED:
+        for at, own, here, _, raw in self.rows(min((mark.place, mark.line) for mark, _ in wanted.values())):
+            if at not in left or raw is UNFINISHED:
                 continue
             mark, (start, stop) = left[at]
-            if row.begin.place < mark.place:
+            if here[0] < mark.place:
                 continue
-            offset = next_[at] if row.offset is None else row.offset
+            offset = next_[at] if own is None else own
             next_[at] = offset + 1
             if offset >= stop:
                 del left[at]
                 if not left:
                     break
-            elif offset >= start and row.raw is not None:
+            elif offset >= start and raw is not None:
                 try:
-                    full = open_[at].add(offset, self.fields(row.raw))
+                    full = open_[at].add(offset, self.fields(raw))
                 except (ValueError, KeyError, TypeError) as exc:
-                    self.fail(row.begin.line, exc)
+                    self.fail(here[1], exc)
                 if full:
                     yield at, open_[at].take()
         yield from ((at, columns.take()) for at, columns in open_.items() if columns.rows)
@@ -231,20 +227,20 @@ class JsonLines(_Text):
         super().__init__(path, settings)
         self._row = JsonRows(settings)
 
-    def rows(self, mark: Mark) -> Iterator[_Row]:
-        for begin, line, end in _lines(self.path, mark):
+    def rows(self, begin: _Spot) -> Iterator[_Row]:
+        for here, line, end in _lines(self.path, begin):
             text = _chomp(line)
             if end or is_whole(text):
-                yield _Row(self.home, None, begin, end, text if text.strip() else None)
+                yield self.home, None, here, end, text if text.strip() else None
 
     def fields(self, raw: bytes) -> Fields:
         return self._row.of_line(raw)
 
-    def _index(self, parts: dict[TopicPartition, Part], begin: Mark, reached: Mapping[TopicPartition, int]) -> dict[TopicPartition, Part]:
+    def _index(self, parts: dict[TopicPartition, Part], begin: _Spot, reached: Mapping[TopicPartition, int]) -> dict[TopicPartition, Part]:
         """Counts newlines only, which is twenty times faster than to look at each line."""
         check_at(str(self.path), self.home)
         start = reached.get(self.home, 0)
-        part = parts.setdefault(self.home, Part(start, start, [begin._replace(offset=start)]))
+        part = parts.setdefault(self.home, Part(start, start, [Mark(start, *begin)]))
         end = part.marks[-1]
         part.next, place, tail = end.offset, end.place, bytearray()
         with closing(_stream(self.path)) as stream:
@@ -261,7 +257,7 @@ class JsonLines(_Text):
         whole = is_whole(bytes(tail))
         part.next = end.offset + whole
         part.held = int(bool(tail.strip()) and not whole)
-        self._keep(end)
+        self._keep((end.place, end.line))
         return parts
 
 
@@ -312,8 +308,8 @@ class Kcat(_Text):
         super().__init__(path, settings)
         self.own_topics = True
 
-    def rows(self, mark: Mark) -> Iterator[_Row]:
-        for begin, line, end in _lines(self.path, mark):
+    def rows(self, begin: _Spot) -> Iterator[_Row]:
+        for here, line, end in _lines(self.path, begin):
             if not line.strip():
                 continue
             try:
@@ -321,16 +317,14 @@ class Kcat(_Text):
             except ValueError as exc:
                 if not end:
                     return
-                self.fail(
-                    begin.line, f"not a line of `kcat -J`: {exc}; mend or remove it, or pass format='jsonl' to take the lines as values"
-                )
+                self.fail(here[1], f"not a line of `kcat -J`: {exc}; mend or remove it, or pass format='jsonl' to take the lines as values")
             # A value that kcat could not decode is null in the dump; as a record it would be a tombstone.
             lost = row.payload_error is not None or row.key_error is not None
-            yield _Row((row.topic, row.partition), row.offset, begin, end, None if lost else row)
+            yield (row.topic, row.partition), row.offset, here, end, None if lost else row
 
     def fields(self, raw: _KcatLine) -> Fields:
         time = -1 if raw.ts is None or raw.tstype == "unknown" else raw.ts
-        return Fields(time, self.TYPES.get(raw.tstype or ""), _unquote(raw.key), _unquote(raw.payload), to_headers(_unescape(raw.headers)))
+        return (time, self.TYPES.get(raw.tstype or ""), _unquote(raw.key), _unquote(raw.payload), to_headers(_unescape(raw.headers)))
 
 
 class Csv(_Text):
@@ -352,10 +346,10 @@ class Csv(_Text):
         if self._header and not roles:
             self._row.check(path, self._header)
 
-    def _cells(self, begin: Mark) -> Iterator[tuple[Mark, list[str], Mark | None]]:
+    def _cells(self, begin: _Spot) -> Iterator[tuple[_Spot, list[str], _Spot | None]]:
         """The cells of each row that has some, and where it begins and ends."""
         csv.field_size_limit(max(csv.field_size_limit(), CSV_FIELD))  # the process's: raised, never lowered
-        end: Mark | None = begin
+        end: _Spot | None = begin
 
         def texts() -> Iterator[str]:
             nonlocal end
@@ -364,7 +358,7 @@ class Csv(_Text):
                 try:
                     yield line.decode()
                 except UnicodeDecodeError as exc:
-                    self.fail(at.line, f"not UTF-8 ({exc.reason}); turn the file into UTF-8, as by `iconv -f WINDOWS-1252 -t UTF-8`")
+                    self.fail(at[1], f"not UTF-8 ({exc.reason}); turn the file into UTF-8, as by `iconv -f WINDOWS-1252 -t UTF-8`")
 
         here = begin
         try:
@@ -373,18 +367,18 @@ class Csv(_Text):
                     yield here, cells, end
                 here = end or here
         except csv.Error as exc:
-            self.fail(here.line, f"the row that begins here is no CSV: {exc}")
+            self.fail(here[1], f"the row that begins here is no CSV: {exc}")
 
-    def rows(self, mark: Mark) -> Iterator[_Row]:
-        for begin, cells, end in self._cells(mark) if self._header else ():
+    def rows(self, begin: _Spot) -> Iterator[_Row]:
+        for here, cells, end in self._cells(begin) if self._header else ():
             if len(cells) == len(self._header):
                 topic = self._cell(cells, "topic") or self.home[0]
-                partition, offset = (self._integer(begin.line, cells, role) for role in ("partition", "offset"))
-                yield _Row((topic, partition or 0), offset, begin, end, cells)
+                partition, offset = (self._integer(here[1], cells, role) for role in ("partition", "offset"))
+                yield (topic, partition or 0), offset, here, end, cells
             elif not end:
-                yield _Row(self.home, None, begin, end, UNFINISHED)
+                yield self.home, None, here, end, UNFINISHED
             else:
-                self.fail(begin.line, f"{len(cells)} fields stand under {len(self._header)} columns")
+                self.fail(here[1], f"{len(cells)} fields stand under {len(self._header)} columns")
 
     def _cell(self, cells: Sequence[str], role: str) -> str | None:
         """The field of a record; CSV cannot tell empty from null, so empty is null."""
@@ -404,7 +398,7 @@ class Csv(_Text):
             return self._row.of_value(row, row_json(row))
         cell = {role: self._cell(raw, role) for role in self._place}
         time = cell.get("timestamp_ms")
-        return Fields(
+        return (
             int(time) if time else to_ms(cell.get("timestamp")),
             cell.get("timestamp_type"),
             to_bytes(cell.get("key")),
