@@ -440,7 +440,8 @@ def _binary(buffer: bytearray, start: Ints, length: Ints) -> pa.Array[Any]:
 
 def _or_null(values: Ints, kind: npt.DTypeLike) -> pa.Array[Any]:
     """The batch fact, null where the batch says -1: none."""
-    return pa.array(values.astype(kind), mask=values == -1)
+    facts: pa.Array[Any] = pa.array(values.astype(kind), mask=values == -1)
+    return facts
 
 
 # --- holes --------------------------------------------------------------------------------------
