@@ -141,9 +141,9 @@ class KafkaSource:
         """Look the time up by reading: librdkafka's mock broker finds none, and would have everything be too old."""
         (bounds,) = (it for it in self.partitions([topic]) if it.partition == partition)
         for chunk in self.read({(topic, partition): (bounds.log_start, bounds.end)}):
-            for offset, time_ms in zip(chunk.records["offset"].to_pylist(), chunk.records["timestamp_ms"].to_pylist(), strict=True):
-                if time_ms >= timestamp_ms:
-                    return int(offset)
+            late = chunk.records["timestamp_ms"].to_numpy() >= timestamp_ms
+            if late.any():
+                return int(chunk.records["offset"].to_numpy()[late.argmax()])
         return bounds.end
 
     def epoch_end(self, topic: str, partition: int, leader_epoch: int) -> int | None:
