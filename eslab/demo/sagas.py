@@ -66,28 +66,29 @@ class Kind(NamedTuple):
     topic: str
 
 
-CREATED = Kind(1, "OrderCreated", ORDERS)
-CONFIRMED = Kind(2, "OrderConfirmed", ORDERS)
-UPDATED = Kind(3, "OrderUpdated", ORDERS)
-SNAPSHOT = Kind(4, "OrderSnapshot", ORDERS)
-SHIPPED = Kind(5, "OrderShipped", ORDERS)
-DELIVERED = Kind(6, "OrderDelivered", ORDERS)
-CANCELLED = Kind(7, "OrderCancelled", ORDERS)
-RESERVED = Kind(10, "StockReserved", INVENTORY)  # 10 to 15: one per item, as with every kind whose codes leave room
-REJECTED = Kind(16, "StockRejected", INVENTORY)
-RELEASED = Kind(20, "StockReleased", INVENTORY)
-REQUESTED = Kind(30, "PaymentRequested", PAYMENTS)
-FAILED = Kind(31, "PaymentFailed", PAYMENTS)
-CHARGED = Kind(35, "PaymentCharged", PAYMENTS)
-CHARGED_TWICE = Kind(36, "PaymentCharged", PAYMENTS)
-REFUNDED = Kind(37, "PaymentRefunded", PAYMENTS)
-PACKED = Kind(40, "PackageCreated", SHIPMENTS)
-DISPATCHED = Kind(41, "PackageDispatched", SHIPMENTS)
-ARRIVED = Kind(42, "PackageDelivered", SHIPMENTS)
+CREATED = Kind(10, "OrderCreated", ORDERS)
+CONFIRMED = Kind(11, "OrderConfirmed", ORDERS)
+UPDATED = Kind(12, "OrderUpdated", ORDERS)
+SNAPSHOT = Kind(13, "OrderSnapshot", ORDERS)
+SHIPPED = Kind(14, "OrderShipped", ORDERS)
+DELIVERED = Kind(15, "OrderDelivered", ORDERS)
+CANCELLED = Kind(16, "OrderCancelled", ORDERS)
+RESERVED = Kind(20, "StockReserved", INVENTORY)  # 20 to 23: one code per item
+REJECTED = Kind(25, "StockRejected", INVENTORY)
+RELEASED = Kind(30, "StockReleased", INVENTORY)
+REQUESTED = Kind(40, "PaymentRequested", PAYMENTS)
+FAILED = Kind(41, "PaymentFailed", PAYMENTS)  # 41 to 43: one code per attempt
+CHARGED = Kind(45, "PaymentCharged", PAYMENTS)
+CHARGED_TWICE = Kind(46, "PaymentCharged", PAYMENTS)
+REFUNDED = Kind(47, "PaymentRefunded", PAYMENTS)
+PACKED = Kind(50, "PackageCreated", SHIPMENTS)
+DISPATCHED = Kind(51, "PackageDispatched", SHIPMENTS)
+ARRIVED = Kind(52, "PackageDelivered", SHIPMENTS)
 
 _REDELIVERED = (CREATED, RESERVED, CREATED, REQUESTED)  # events that every order has, so that no duplicate depends on the saga's fate
 _ATTEMPTS = 3
-_ODD = 0x9E3779B97F4A7C15  # spreads small codes over 64 bits
+_CODES = [str(code) for code in range(64)]
+_SPANS = [f"{code * 157 % 256:02x}" for code in range(64)]  # one byte per code, far apart to the eye
 
 
 def package_key(number: int) -> bytes:
@@ -116,7 +117,8 @@ class Saga:
         self._at = order.at
         self._pace = order.pace
         self._trace = f"{order.trace >> 64:032x}"
-        self._span = order.trace & 0xFFFF_FFFF_FFFF_FFFF
+        self._span = f"{order.trace & 0xFF_FFFF_FFFF_FFFF:014x}"
+        self._event_ids = f"evt-{order.number}-"
         self._id = f"ord-{order.number}"
         self._key = self._id.encode()
         self._correlation = f"cor-{order.number}"
@@ -242,7 +244,7 @@ class Saga:
         if order.late is not None:
             # the courier's scanner was offline: the door was reached long before the broker heard of it
             self._at = max(happened, min(happened + 20 * day.MINUTE + int(order.late * 100 * day.MINUTE), day.LAST_SYNC_MS))
-            self._truth.hit("late", self._event_id(ARRIVED.code), self._at)
+            self._truth.hit("late", self._event_ids + _CODES[ARRIVED.code], self._at)
         yield self._parcel(ARRIVED, dict(ids), host_bit=2, cause=DISPATCHED, happened=happened)
         self._wait(100, 1_500)
         data = {"orderId": self._id, "status": "delivered", "deliveredAt": day.utc(happened)}
@@ -293,12 +295,6 @@ class Saga:
         self._at += least_ms + ((most_ms - least_ms) * (self._pace & 0xFFFF) >> 16)
         self._pace >>= 16
 
-    def _event_id(self, code: int) -> str:
-        return f"evt-{self._order.number}-{code:02}"
-
-    def _span_id(self, code: int) -> str:
-        return f"{self._span ^ (code * _ODD & 0xFFFF_FFFF_FFFF_FFFF):016x}"
-
     def _event(
         self,
         kind: Kind,
@@ -314,17 +310,17 @@ class Saga:
         ahead: int = 0,
     ) -> Draft:
         code, stamp = kind.code + index, self._at + ahead
-        span = self._span_id(code)
+        happened = (happened or self._at) + ahead - ((self._order.trace ^ code * 37) & 0xFF)  # it took a while to reach the broker
         envelope = Envelope(
-            self._event_id(code),
+            self._event_ids + _CODES[code],
             kind.type,
             version,
-            day.utc((stamp if happened is None else happened + ahead) - int(span[-2:], 16)),  # the time it took to reach the broker
+            day.utc(happened),
             source,
             self._correlation,
-            None if cause is None else self._event_id(cause),
+            self._event_ids + _CODES[cause] if cause else None,
             data,
-            Span(self._trace, span, None if cause is None else self._span_id(cause)),
+            Span(self._trace, _SPANS[code] + self._span, _SPANS[cause] + self._span if cause else None),
         )
         draft = Draft(self._at, kind.topic, key, encode(envelope), headers, stamp, source)
         if code == self._again:

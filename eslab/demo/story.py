@@ -16,16 +16,16 @@ from eslab.model import Record
 
 PARTITIONS = 4  # what the embedded broker gives every topic
 LEAST_EVENTS = 300  # with fewer there is no room for one of each phenomenon
-TICK_MS = 5_000  # how finely `Story.arrived` remembers when records came
-_TICKS = (day.STOP_MS - day.START_MS) // TICK_MS
+TICK_MS = 5_000  # how finely `Story.ends` remembers when records came; consumers commit as often
 _RANKS = 4  # what may be due for one order apart from each other: saga, duplicate, tombstone
 
 
 class Story:
     """Everything that happens in the shop on its day: `events` records, the same for the same seed.
 
-    Iterate it once. Memory is that of the orders under way. `truth` and `arrived` are complete when the iteration has ended.
-    `arrived[topic][partition][n]` counts the records published within the n-th `TICK_MS` of the day.
+    Iterate it once. Memory is that of the orders under way. `truth`, `shadow` and `ends` are complete when the iteration has ended.
+    `ends` holds, for every `TICK_MS` from midnight to midnight, the end offsets of all logs, by topic and partition as in `TOPICS`:
+    the records published up to and with that moment.
     """
 
     def __init__(self, *, events: int, seed: int, prefix: str = "") -> None:
@@ -34,10 +34,11 @@ class Story:
         self.events = events
         self.seed = seed
         self.truth = Truth()
-        self.arrived = {topic: [array("q", bytes(8 * _TICKS)) for _ in range(PARTITIONS)] for topic in TOPICS}
+        self.ends = array("q")
         self._shop = Shop(events=events, seed=seed)
         self._names = {topic: prefix + topic for topic in TOPICS}
         self._offsets = {topic: [0] * PARTITIONS for topic in TOPICS}
+        self._tick_ms = day.START_MS
         self.shadow = Shadow(crc32(package_key(self._shop.appointment("clock_ahead"))) % PARTITIONS)
         self._due: list[tuple[int, int, Draft, Process | None]] = []
 
@@ -53,9 +54,16 @@ class Story:
         yield from self._until(day.STOP_MS)
         for draft in _stocktaking(self._shop, self.events - self._published()):
             yield self._publish(draft)
+        self._tick(day.STOP_MS + 1)
 
     def _published(self) -> int:
         return sum(sum(offsets) for offsets in self._offsets.values())
+
+    def _tick(self, now_ms: int) -> None:
+        while self._tick_ms < now_ms:
+            for offsets in self._offsets.values():
+                self.ends.extend(offsets)
+            self._tick_ms += TICK_MS
 
     def _start(self, process: Process, tag: int) -> None:
         draft = next(process)
@@ -84,9 +92,10 @@ class Story:
     def _publish(self, draft: Draft) -> Record:
         partition = crc32(draft.key) % PARTITIONS
         offsets = self._offsets[draft.topic]
+        if draft.at > self._tick_ms:
+            self._tick(draft.at)
         offset = offsets[partition]
         offsets[partition] = offset + 1
-        self.arrived[draft.topic][partition][(draft.at - day.START_MS - 1) // TICK_MS] += 1
         if draft.topic == SHIPMENTS and partition == self.shadow.partition:
             self.shadow.see(offset, draft.at, draft.stamp, draft.source)
         return Record(
