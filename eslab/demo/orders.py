@@ -114,7 +114,9 @@ class Shop:
             quantity = (1, 1, 1, 2, 3)[int(baskets.random() * 5)]
             price = self._cents[product]
             cents += quantity * price
-            items.append({"itemId": f"itm-{number}-{line}", "productId": self.products[product], "quantity": quantity, "price": price / 100})
+            items.append(
+                {"itemId": f"itm-{number}-{line}", "productId": self.products[product], "quantity": quantity, "price": price / 100}
+            )
         return items, cents
 
 

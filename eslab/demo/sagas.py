@@ -159,7 +159,11 @@ class Saga:
             return self._event(CREATED, self._key, data | {"total": order.cents / 100}, source="shop-app@3.9.1")
         self._truth.hit("version_2", self._id, self._at)
         tier = ("standard", "standard", "plus")[order.number % 3]
-        data |= {"totalAmount": order.cents / 100, "currency": self._currency, "customer": {"id": order.customer, "tier": tier, "country": "DE"}}
+        data |= {
+            "totalAmount": order.cents / 100,
+            "currency": self._currency,
+            "customer": {"id": order.customer, "tier": tier, "country": "DE"},
+        }
         return self._event(CREATED, self._key, data, source="shop-web@5.2.0", version="2.0")
 
     def _erase(self, chance: float) -> None:
@@ -179,10 +183,14 @@ class Saga:
     def _pay(self) -> Process:
         order, fate = self._order, self._order.fate
         self._wait(300, 2_000)
-        requested = yield self._paid(REQUESTED, self._amount(method=("card", "card", "paypal", "invoice")[order.number % 4]), cause=RESERVED)
+        requested = yield self._paid(
+            REQUESTED, self._amount(method=("card", "card", "paypal", "invoice")[order.number % 4]), cause=RESERVED
+        )
         if fate == "unanswered":
             return
-        failures = _ATTEMPTS if fate == "dead-lettered" else 0 if order.retried is None or fate == "declined" else 1 + int(order.retried * 2)
+        failures = (
+            _ATTEMPTS if fate == "dead-lettered" else 0 if order.retried is None or fate == "declined" else 1 + int(order.retried * 2)
+        )
         for attempt in range(failures):
             self._wait(2_000, 20_000)
             data = self._amount(reason="gateway timeout", attempt=attempt + 1, retryable=True)
@@ -206,7 +214,9 @@ class Saga:
     def _confirm(self) -> Process:
         order = self._order
         self._wait(100, 900)
-        yield self._event(CONFIRMED, self._key, {"orderId": self._id, "status": "confirmed", "paymentId": self._payment}, cause=CHARGED.code)
+        yield self._event(
+            CONFIRMED, self._key, {"orderId": self._id, "status": "confirmed", "paymentId": self._payment}, cause=CHARGED.code
+        )
         if order.notification_style is not None:
             self._wait(50, 300)
             self._truth.hit("notification_style", self._id, self._at)

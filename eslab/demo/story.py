@@ -10,7 +10,20 @@ from zlib import crc32
 
 from eslab.demo import day
 from eslab.demo.orders import FIRST_NUMBER, Shop
-from eslab.demo.sagas import DEAD_LETTERS, INVENTORY, ORDERS, SHIPMENTS, TOPICS, Draft, Envelope, Process, Saga, dead_letter, encode, package_key
+from eslab.demo.sagas import (
+    DEAD_LETTERS,
+    INVENTORY,
+    ORDERS,
+    SHIPMENTS,
+    TOPICS,
+    Draft,
+    Envelope,
+    Process,
+    Saga,
+    dead_letter,
+    encode,
+    package_key,
+)
 from eslab.demo.truth import Shadow, Truth
 from eslab.model import Record
 
@@ -135,7 +148,10 @@ class Story:
 
 _MALFORMED = (
     (b'{"eventId":"erp-1","eventType":"OrderUpdated","data":{"orderId":"%b","note":"cut off he', "JSONDecodeError: input ended early"),
-    (b'{"eventId":"erp-2","eventType":"OrderUpdated","data":{"orderId":"%b","note":"M\xfcller"}}', "UnicodeDecodeError: invalid start byte 0xfc"),
+    (
+        b'{"eventId":"erp-2","eventType":"OrderUpdated","data":{"orderId":"%b","note":"M\xfcller"}}',
+        "UnicodeDecodeError: invalid start byte 0xfc",
+    ),
     (b'["OrderUpdated","%b"]', "TypeError: expected an object, found an array"),
     (b'{"eventId":"erp-4","data":{"orderId":"%b","note":"no type"}}', "KeyError: eventType"),
 )
