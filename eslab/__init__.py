@@ -7,6 +7,7 @@ lab.history("order", "ord-12345").at("10:31")
 
 from eslab import errors
 from eslab.changes import Changes
+from eslab.demo import demo
 from eslab.errors import EslabError
 from eslab.history import History, State, Step
 from eslab.lab import Lab
@@ -33,6 +34,7 @@ __all__ = [
     "State",
     "Step",
     "World",
+    "demo",
     "errors",
     "play",
 ]
