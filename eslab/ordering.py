@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eslab.decode import LATEST_MS
 from eslab.events import EVENTS, LifeState, Suspect
 from eslab.mapping import Distrust
 
@@ -20,7 +21,6 @@ __all__ = ["put_in_order"]
 TOLERANCE_MS: Final = 60_000  # how far a partition's time may fall back before a clock is suspected
 
 _NO_TIME_MS: Final = -1  # Kafka's own word for a record without a timestamp
-_LATEST_MS: Final = 253_402_300_799_999  # the end of the year 9999
 
 
 def put_in_order(state: LifeState, records: pa.Table, events: pa.Table, distrust: tuple[Distrust, ...]) -> pa.Array:
@@ -28,7 +28,7 @@ def put_in_order(state: LifeState, records: pa.Table, events: pa.Table, distrust
 
     Where it stands is kept in `state`, and every clock that left later records in its shadow.
     """
-    stamps = np.clip(records["timestamp_ms"].to_numpy(), _NO_TIME_MS, _LATEST_MS)
+    stamps = np.clip(records["timestamp_ms"].to_numpy(), _NO_TIME_MS, LATEST_MS)
     trusted = ~_distrusted(state, records, events, distrust)
     own = np.where(trusted, stamps, _NO_TIME_MS)
     own[0] = max(own[0], _NO_TIME_MS if state.order_ms is None else state.order_ms)

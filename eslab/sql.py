@@ -19,7 +19,7 @@ from typing import Any
 
 import duckdb
 
-from eslab.decode import json_path
+from eslab.decode import EARLIEST_MS, LATEST_MS, json_path
 from eslab.errors import QueryError
 from eslab.events import Events
 from eslab.segments import Log, enough_disk, reaches
@@ -101,8 +101,8 @@ def _records(log: Log, under: Path | None) -> str:
         f"({_files([reach.segment.path], under)}, {literal(topic)}, {partition}, {incarnation}, {reach.start}, {reach.next})"
         for (topic, partition, incarnation), reach in walks
     ]
-    columns = """topic, partition_id::integer as partition_id, incarnation::integer as incarnation, "offset" as record_offset,
-        case when timestamp_ms between -62135596800000 and 253402300799999 then make_timestamptz(timestamp_ms * 1000) end as recorded_at,
+    columns = f"""topic, partition_id::integer as partition_id, incarnation::integer as incarnation, "offset" as record_offset,
+        case when timestamp_ms between {EARLIEST_MS} and {LATEST_MS} then make_timestamptz(timestamp_ms * 1000) end as recorded_at,
         timestamp_type, timestamp_ms, producer_timestamp_ms, key, value, headers, leader_epoch, producer_id, producer_epoch, transactional"""
     if not named:
         nothing = """select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as "offset", ''::varchar as timestamp_type, 0::bigint as timestamp_ms,
@@ -163,7 +163,7 @@ def connect(events: Events, log: Log, *, tz: str | None, trusted: bool = True) -
     if trusted:
         con.execute("set python_scan_all_frames = true")
     else:
-        con.execute("set python_enable_replacement_scans = false")
+        con.execute("set python_enable_replacements = false")
         con.execute(f"set allowed_directories = [{literal(str(events.folder) + '/')}]")
         con.execute("set enable_external_access = false")
         con.execute("set lock_configuration = true")

@@ -20,7 +20,8 @@ __all__ = ["EVENT", "TOMBSTONE_KIND", "UNDECODABLE", "decode", "json_path"]
 
 EVENT, TOMBSTONE_KIND, UNDECODABLE = "event", "tombstone", "undecodable"
 
-LAST_US = 253_402_300_799_999_999  # the last microsecond of the year 9999: what Python, pandas and DuckDB can all hold
+# A day within the years 1 to 9999, which Python, pandas and DuckDB can all hold: so every zone can still show them
+EARLIEST_MS, LATEST_MS = -62_135_510_400_000, 253_402_214_400_000
 _TIMES = pa.timestamp("us", tz="UTC")
 
 
@@ -65,8 +66,8 @@ def decode(
 
 
 def times(timestamp_ms: np.ndarray) -> pa.Array:
-    """Milliseconds since 1970 as timestamps; what lies past the year 9999 or before 0001 becomes null."""
-    fits = (timestamp_ms <= LAST_US // 1000) & (timestamp_ms >= -62_135_596_800_000)
+    """Milliseconds since 1970 as timestamps; what lies outside the years 1 to 9999 becomes null."""
+    fits = (timestamp_ms >= EARLIEST_MS) & (timestamp_ms <= LATEST_MS)
     micros = np.where(fits, timestamp_ms, 0) * 1000
     return pa.array(micros, pa.int64(), mask=~fits).cast(_TIMES)
 
@@ -127,7 +128,7 @@ def _extract(
 # its size: seconds reach 1e11 in the year 5138, milliseconds were there in 1973
 _TIME = """
     case when regexp_full_match({text}, '\\d{{4,}}-\\d\\d-\\d\\d.*') then
-        case when try_cast({text} as timestamptz) between timestamptz '0001-01-01 00:00:00+00' and timestamptz '9999-12-31 23:59:59.999999+00'
+        case when try_cast({text} as timestamptz) between timestamptz '0001-01-02 00:00:00+00' and timestamptz '9999-12-31 00:00:00+00'
         then try_cast({text} as timestamptz) end
     when regexp_full_match({text}, '\\d{{1,19}}(\\.\\d+)?') then
         case when {text}::double < 1e11 then make_timestamptz(round({text}::double * 1e6)::bigint)
