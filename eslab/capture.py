@@ -6,6 +6,7 @@ Plan, then do: `plan` decides from the log and the source's own description what
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eslab.errors import SourceChanged
+from eslab.errors import EslabError, SourceChanged
 from eslab.model import Life
 from eslab.segments import Log, Segment, SegmentWriter, reaches
 from eslab.sources import RECORDS, Chunk, Hole, Partition, Source, TopicPartition
@@ -248,8 +249,9 @@ def _read(source: Source, log: Log, parts: Mapping[TopicPartition, Part], on_chu
     except GeneratorExit:
         raise
     except BaseException:
-        for place in list(writers):
-            _commit(source, writers, place, parts[place])
+        with contextlib.suppress(EslabError):  # what ended the capture is what the caller must hear of
+            for place in list(writers):
+                _commit(source, writers, place, parts[place])
         raise
     finally:
         for writer in writers.values():
@@ -259,12 +261,15 @@ def _read(source: Source, log: Log, parts: Mapping[TopicPartition, Part], on_chu
 def _commit(source: Source, writers: dict[TopicPartition, SegmentWriter], place: TopicPartition, part: Part) -> Segment:
     """Commit one writer, after asking once more whether its partition still is what it was when the reading began."""
     topic, number = place
-    now = next((one for one in source.partitions([topic]) if one.partition == number), None)
-    if now is None or (now.topic_id, now.cluster_id) != (part.facts["topic_id"], part.facts["cluster_id"]):
-        raise SourceChanged(
-            f"{topic}[{number}] was deleted and made anew while it was captured; what was committed before stands, the rest of it is lost. "
-            "Run the same again to capture the new one"
-        )
-    segment = writers[place].commit()
-    del writers[place]
-    return segment
+    writer = writers.pop(place)
+    try:
+        now = next((one for one in source.partitions([topic]) if one.partition == number), None)
+        if now is None or (now.topic_id, now.cluster_id) != (part.facts["topic_id"], part.facts["cluster_id"]):
+            raise SourceChanged(
+                f"{topic}[{number}] was deleted and made anew while it was captured; what was committed before stands, the rest of it is lost. "
+                "Run the same again to capture the new one"
+            )
+        return writer.commit()
+    except BaseException:
+        writer.abort()
+        raise

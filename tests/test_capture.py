@@ -1,0 +1,177 @@
+import errno
+from dataclasses import replace
+
+import pytest
+
+from eslab.capture import capture, plan
+from eslab.errors import CorruptLog, DiskFull, LabBusy, SourceChanged
+from eslab.model import Record
+from eslab.segments import Log, SegmentWriter, check, writer_lock
+from eslab.sources import Chunk, Hole, Marker, records_to_table, table_to_records
+from eslab.sources.memory import MemorySource
+
+
+def records(count, topic="t", partitions=2, tag=b"v"):
+    return [Record(topic=topic, partition=at % partitions, key=b"k%d" % at, value=tag + b"%d" % at, timestamp_ms=at) for at in range(count)]
+
+
+class Anonymous(MemorySource):
+    """A source without ids, like a file: only its records tell whether it is the same."""
+
+    def partitions(self, topics):
+        return [replace(one, topic_id=None, cluster_id=None) for one in super().partitions(topics)]
+
+
+def take(source, log, **bounds):
+    todo = plan(source, log, None, **bounds)
+    return todo, list(capture(source, log, todo))
+
+
+def held(log):
+    """Every record of the newest incarnation, by the segments' own tables."""
+    found = {}
+    newest = {life[:2]: life for life in log.lives()}
+    for life in newest.values():
+        for segment in log.lives()[life]:
+            for table in segment.read():
+                for record in table_to_records(life[0], life[1], table):
+                    found[record.topic, record.partition, record.offset] = record
+    return found
+
+
+def everything(source):
+    ranges = {(one.topic, one.partition): (one.log_start, one.end) for one in source.partitions(None)}
+    return {
+        (r.topic, r.partition, r.offset): r for chunk in source.read(ranges) for r in table_to_records(chunk.topic, chunk.partition, chunk.records)
+    }
+
+
+def test_a_capture_goes_on_where_the_last_one_ended(tmp_path):
+    log, source = Log(tmp_path / "log"), MemorySource(records(100))
+    take(source, log, stop=20)
+    _, segments = take(source, log)
+    assert [segment.footer.start for segment in segments] == [20, 20]
+    assert held(log) == everything(source)
+    assert take(source, log)[1] == []
+
+
+def test_an_earlier_start_fills_in_and_takes_its_gap_away(tmp_path):
+    log, source = Log(tmp_path / "log"), MemorySource(records(100))
+    take(source, log, start=30, stop=40)
+    assert [(life[1], hole) for life, hole in log.holes()] == [(0, Hole(0, 30, "not requested")), (1, Hole(0, 30, "not requested"))]
+    take(source, log, start=10, stop=20)
+    assert [hole for life, hole in log.holes() if life[1] == 0] == [Hole(0, 10, "not requested"), Hole(20, 30, "not requested")]
+    take(source, log, start=0)
+    assert list(log.holes()) == []
+    assert held(log) == everything(source)
+
+
+def test_a_topic_made_anew_is_another_incarnation_even_when_it_is_longer(tmp_path):
+    log = Log(tmp_path / "log")
+    take(MemorySource(records(10)), log)
+    for count in (4, 40):
+        todo, _ = take(MemorySource(records(count, tag=b"new")), log)
+        assert "made anew" in todo.notices[0]
+    assert sorted(log.lives()) == [("t", partition, life) for partition in (0, 1) for life in (0, 1, 2)]
+
+
+def test_a_source_without_ids_is_the_same_while_its_records_are(tmp_path):
+    log, old = Log(tmp_path / "log"), records(40)
+    take(Anonymous(old[:20]), log)
+    assert take(Anonymous(old), log)[0].notices == ()
+    old[7] = replace(old[7], value=b"changed")
+    todo, _ = take(Anonymous(old), log)
+    assert "t[1]: the record at offset 3" in todo.notices[0]
+    assert sorted(log.lives()) == [("t", 0, 0), ("t", 1, 0), ("t", 1, 1)]
+
+
+@pytest.mark.parametrize("field", [{"timestamp_ms": 9}, {"key": None}, {"value": b""}, {"headers": (("h", None),)}])
+def test_any_part_of_a_record_that_changed_is_another_log(tmp_path, field):
+    log, old = Log(tmp_path / "log"), records(10, partitions=1)
+    take(Anonymous(old), log)
+    old[4] = replace(old[4], **field)
+    assert "offset 4" in take(Anonymous(old), log)[0].notices[0]
+
+
+def test_a_file_that_shrank_is_another_incarnation(tmp_path):
+    log = Log(tmp_path / "log")
+    take(Anonymous(records(10, partitions=1)), log)
+    todo, _ = take(Anonymous(records(5, partitions=1)), log)
+    assert "below offset 10" in todo.notices[0]
+
+
+def test_a_topic_made_anew_in_mid_capture_stops_it_and_loses_nothing_committed(tmp_path):
+    log, source = Log(tmp_path / "log"), MemorySource(records(30_000, partitions=1))
+    take(source, log, stop=5)
+    todo = plan(source, log, None)
+    reading = source.read
+
+    def turned(ranges):
+        for chunk in reading(ranges):
+            source._topic_ids["t"] = "another"
+            yield chunk
+
+    source.read = turned
+    with pytest.raises(SourceChanged, match="made anew"):
+        list(capture(source, log, todo))
+    assert [segment.footer.next for segment in log.lives()["t", 0, 0]] == [5]
+    assert not list(log.folder.rglob(".tmp-*"))
+
+
+def test_a_source_that_skips_offsets_without_a_word_is_not_believed(tmp_path):
+    writer = SegmentWriter(Log(tmp_path), ("t", 0, 0), 0, before=(), facts={"source": "x", "isolation": "none"})
+    rows = records_to_table(records(3, partitions=1)[1:2])
+    with pytest.raises(CorruptLog, match="without a word"):
+        writer.append(Chunk("t", 0, 0, 3, rows))
+    with pytest.raises(CorruptLog, match="from offset 0 to 5"):
+        writer.append(Chunk("t", 0, 5, 6, rows))
+    writer.abort()
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_a_range_without_records_is_a_segment_with_its_reason(tmp_path):
+    log = Log(tmp_path)
+    writer = SegmentWriter(log, ("t", 0, 0), 5, before=(Hole(0, 5, "retention"),), facts={"source": "x", "isolation": "read_committed"})
+    writer.append(Chunk("t", 0, 5, 7, records_to_table([]), (Hole(5, 6, "aborted"), Hole(6, 7, "control")), (Marker(6, 1, 0, "abort"),)))
+    segment = writer.commit()
+    assert (segment.footer.rows, segment.footer.next, segment.footer.markers) == (0, 7, (Marker(6, 1, 0, "abort"),))
+    assert check(segment) == []
+    assert [hole for _, hole in log.holes()] == [Hole(0, 5, "retention"), Hole(5, 6, "aborted"), Hole(6, 7, "control")]
+
+
+def test_a_second_writer_is_told_who_the_first_is(tmp_path):
+    with writer_lock(tmp_path), pytest.raises(LabBusy, match=r"process \d+"), writer_lock(tmp_path):
+        pass
+    with writer_lock(tmp_path):
+        pass
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_segment(tmp_path, monkeypatch):
+    log, source = Log(tmp_path / "log"), MemorySource(records(10))
+    todo = plan(source, log, None)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("eslab.segments.os.link", full)
+    with pytest.raises(DiskFull, match="disk is full"):
+        list(capture(source, log, todo))
+    assert not [path for path in log.folder.rglob("*") if path.is_file()]
+    monkeypatch.undo()
+    take(source, log)
+    assert held(log) == everything(source)
+
+
+def test_what_is_read_before_an_error_is_committed(tmp_path):
+    log, source = Log(tmp_path / "log"), MemorySource(records(40_000, partitions=1))
+    todo = plan(source, log, None)
+
+    def stop(chunk):
+        if chunk.next > 15_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(capture(source, log, todo, on_chunk=stop))
+    assert max(segment.footer.next for segment in log.lives()["t", 0, 0]) == 20_000
+    take(source, log)
+    assert held(log) == everything(source)
