@@ -9,8 +9,11 @@ import contextlib
 import os
 import secrets
 import shutil
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
 
@@ -24,9 +27,10 @@ import pyarrow.parquet as pq
 from eslab import runs
 from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE, decode
 from eslab.errors import ConfigError
-from eslab.events import EVENTS, LifeState, Manifest, Run, Suspect, TopicCounts, newest_manifest
-from eslab.mapping import SAMPLE, Distrust, Mapping, TopicMapping, infer, write_topic
+from eslab.events import EVENTS, LifeState, Manifest, Run, TopicCounts, newest_manifest
+from eslab.mapping import SAMPLE, Mapping, TopicMapping, infer, write_topic
 from eslab.model import EACH, Life, format_path, loads
+from eslab.ordering import put_in_order
 from eslab.segments import LOSSY, Log, Reach, Segment, commit_file, enough_disk, reaches
 from eslab.sources import Hole
 
@@ -35,12 +39,11 @@ __all__ = ["outdated", "update"]
 CHUNK_ROWS: Final = 250_000  # sorted in memory at once
 CHUNK_BYTES: Final = 256 << 20
 KEEP_S: Final = 24 * 3600  # how long what no manifest names any more stays, for readers that hold an older one
-TOLERANCE_MS: Final = 60_000  # how far a partition's time may fall back before a clock is suspected
+DECODERS: Final = 2  # threads: DuckDB and Arrow leave the interpreter while they work, checking JSON does not
 TYPE_SAMPLE: Final = 200  # events of each type, in each part, that are looked at for the columns of its typed relation
 TYPES_MOST: Final = 1_000  # typed relations; more types than that are not types but ids
 
-_NO_TIME_MS: Final = -1  # Kafka's own word for a record without a timestamp
-_LATEST_MS: Final = 253_402_300_799_999  # the end of the year 9999
+_DECODED: Final = ["offset", "timestamp_ms", "timestamp_type", "key", "value", "producer_id"]
 
 
 def outdated(manifest: Manifest | None, log: Log, mapping: Mapping) -> bool:
@@ -70,8 +73,7 @@ def update(
     number = last.number + 1 if last else 1
     name = f"{number:08d}-{secrets.token_hex(4)}"
     with _Build(folder / "events", mapping, base) as build:
-        for life, reach in todo:
-            build.take(life, reach, on_records)
+        build.take(todo, on_records)
         _check_mapping(mapping, build.topics)
         kept, merged, level = _tiers(base.runs)
         inputs = [*build.finish(), *(runs.RunFile(folder / "events" / file) for run in merged for file in run.files)]
@@ -183,7 +185,7 @@ class _Build:
         self._mapping = mapping
         self._folder = folder / f".spill-{os.getpid()}-{secrets.token_hex(4)}"
         self._con = duckdb.connect()
-        self._con.execute("set TimeZone = 'UTC'")
+        self._engines = threading.local()
         self._spills: list[runs.Sorted] = []
         self._pending: list[pa.Table] = []
         self._rows = self._bytes = 0
@@ -196,18 +198,15 @@ class _Build:
         self._con.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def take(self, life: Life, reach: Reach, on_records: Callable[[int], None]) -> None:
-        """Decode a reach and keep its rows for the sort."""
-        topic, partition, incarnation = life
-        told = self._mapping.topics[topic]
-        state = self.lives.setdefault(life, LifeState(topic, partition, incarnation))
-        counts = self.topics.setdefault(topic, TopicCounts(self._mapping.fingerprint(topic)))
-        ids = [path for _, path in told.aggregates]
-        for records in reach.read(["offset", "timestamp_ms", "timestamp_type", "key", "value", "producer_id"]):
-            events, id_columns = decode(
-                self._con, records, topic=topic, partition=partition, incarnation=incarnation, envelope=told.envelope, ids=ids
-            )
-            events = events.append_column("order_at", _put_in_order(state, records, events, self._mapping.distrust))
+    def take(self, todo: Sequence[tuple[Life, Reach]], on_records: Callable[[int], None]) -> None:
+        """Decode these parts of the log and keep their rows for the sort. Two threads decode ahead; order and counts follow the log's."""
+        for life, reach in todo:
+            state = self.lives.setdefault(life, LifeState(*life))
+            state.covered = _cover(state.covered, reach.start, reach.next)
+            self.topics.setdefault(life[0], TopicCounts(self._mapping.fingerprint(life[0])))
+        for life, records, (events, id_columns) in self._decoded(todo):
+            told, counts = self._mapping.topics[life[0]], self.topics[life[0]]
+            events = events.append_column("order_at", put_in_order(self.lives[life], records, events, self._mapping.distrust))
             rows = _by_aggregate(events, told, id_columns)
             _count(counts, records, events, rows)
             for one in pc.value_counts(rows["aggregate"]).to_pylist():
@@ -216,7 +215,25 @@ class _Build:
             _learn_types(self._con, self.types, events)
             self._keep(rows)
             on_records(records.num_rows)
-        state.covered = _cover(state.covered, reach.start, reach.next)
+
+    def _decoded(self, todo: Sequence[tuple[Life, Reach]]) -> Iterator[tuple[Life, pa.Table, tuple[pa.Table, list[pa.Array]]]]:
+        parts = ((life, records) for life, reach in todo for records in reach.read(_DECODED))
+        waiting: deque[tuple[Life, pa.Table, Future[tuple[pa.Table, list[pa.Array]]]]] = deque()
+        with ThreadPoolExecutor(DECODERS) as pool:
+            for life, records in parts:
+                waiting.append((life, records, pool.submit(self._decode, life, records)))
+                if len(waiting) > DECODERS:
+                    first, table, future = waiting.popleft()
+                    yield first, table, future.result()
+            for first, table, future in waiting:
+                yield first, table, future.result()
+
+    def _decode(self, life: Life, records: pa.Table) -> tuple[pa.Table, list[pa.Array]]:
+        if not hasattr(self._engines, "con"):
+            self._engines.con = self._con.cursor()
+            self._engines.con.execute("set TimeZone = 'UTC'")
+        told = self._mapping.topics[life[0]]
+        return decode(self._engines.con, records, life=life, envelope=told.envelope, ids=[path for _, path in told.aggregates])
 
     def finish(self) -> list[runs.Sorted]:
         """All that was taken, sorted."""
@@ -292,65 +309,6 @@ def _distinct(row: np.ndarray, name: np.ndarray, identity: pa.Array) -> tuple[np
     table = pa.table({"row": row, "name": name, "id": identity, "at": np.arange(len(row))})
     kept = np.sort(table.group_by(["row", "name", "id"]).aggregate([("at", "min")])["at_min"].to_numpy())
     return row[kept], name[kept], identity.take(pa.array(kept))
-
-
-# --- order and clocks -------------------------------------------------------------------------------------
-
-
-def _put_in_order(state: LifeState, records: pa.Table, events: pa.Table, distrust: tuple[Distrust, ...]) -> pa.Array:
-    """order_at of the next records of a life: the running maximum of the timestamps that are trusted.
-
-    Where it stands is kept in `state`, and every clock that left later records in its shadow.
-    """
-    stamps = np.clip(records["timestamp_ms"].to_numpy(), _NO_TIME_MS, _LATEST_MS)
-    trusted = ~_distrusted(state, records, events, distrust)
-    own = np.where(trusted, stamps, _NO_TIME_MS)
-    own[0] = max(own[0], _NO_TIME_MS if state.order_ms is None else state.order_ms)
-    order = np.maximum.accumulate(own)
-    _suspect(state, records, events, stamps, order, trusted & (stamps > _NO_TIME_MS))
-    state.order_ms = int(order[-1])
-    return pa.array(order * 1000, pa.int64()).cast(EVENTS.field("order_at").type)
-
-
-def _distrusted(state: LifeState, records: pa.Table, events: pa.Table, distrust: tuple[Distrust, ...]) -> np.ndarray:
-    out = np.zeros(records.num_rows, np.bool_)
-    for rule in distrust:
-        if rule.topic not in (None, state.topic) or rule.partition not in (None, state.partition):
-            continue
-        fits = np.ones(records.num_rows, np.bool_)
-        if rule.source is not None:
-            fits &= pc.fill_null(pc.equal(events["source"], rule.source), False).to_numpy()
-        if rule.producer_id is not None:
-            fits &= pc.fill_null(pc.equal(records["producer_id"], rule.producer_id), False).to_numpy()
-        if rule.offsets is not None:
-            offsets = records["offset"].to_numpy()
-            fits &= (offsets >= rule.offsets[0]) & (offsets < rule.offsets[1])
-        out |= fits
-    return out
-
-
-def _suspect(state: LifeState, records: pa.Table, events: pa.Table, stamps: np.ndarray, order: np.ndarray, timed: np.ndarray) -> None:
-    """Find the records that set a maximum which later ones fell behind by more than the tolerance."""
-    offsets = records["offset"].to_numpy()
-    raised = np.flatnonzero(np.diff(order, prepend=state.order_ms if state.order_ms is not None else order[0] - 1) > 0)
-    behind = np.flatnonzero(timed & (order - stamps > TOLERANCE_MS))
-    culprits = np.searchsorted(raised, behind, side="right") - 1  # -1: the clock of an earlier part of the log
-    sources, producers = events["source"], records["producer_id"]
-    for culprit, shadowed in zip(*np.unique(culprits, return_counts=True), strict=True):
-        at = raised[culprit] if culprit >= 0 else None
-        offset, source, producer = state.leader if at is None else (int(offsets[at]), sources[at].as_py(), producers[at].as_py())
-        ahead = int((order[behind] - stamps[behind])[culprits == culprit].max())
-        known = next((one for one in state.suspects if (one.source, one.producer_id) == (source, producer)), None)
-        if known is None:
-            known = Suspect(source, producer, offset, offset + 1)
-            state.suspects.append(known)
-        known.start, known.next = min(known.start, offset), max(known.next, offset + 1)
-        known.records += at is not None or known.records == 0
-        known.shadowed += int(shadowed)
-        known.ahead_ms = max(known.ahead_ms, ahead)
-    if len(raised):
-        at = raised[-1]
-        state.leader = (int(offsets[at]), sources[at].as_py(), producers[at].as_py())
 
 
 # --- what was found ---------------------------------------------------------------------------------------

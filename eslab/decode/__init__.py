@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from eslab.decode.codecs import read_json
 from eslab.decode.envelopes import PARTS, Envelope
-from eslab.model import EACH, Path, dumps, format_path
+from eslab.model import EACH, Life, Path, dumps, format_path
 
 __all__ = ["EVENT", "TOMBSTONE_KIND", "UNDECODABLE", "decode", "json_path"]
 
@@ -25,20 +25,14 @@ _TIMES = pa.timestamp("us", tz="UTC")
 
 
 def decode(
-    con: duckdb.DuckDBPyConnection,
-    records: pa.Table,
-    *,
-    topic: str,
-    partition: int,
-    incarnation: int,
-    envelope: Envelope,
-    ids: Sequence[Path],
+    con: duckdb.DuckDBPyConnection, records: pa.Table, *, life: Life, envelope: Envelope, ids: Sequence[Path]
 ) -> tuple[pa.Table, list[pa.Array]]:
-    """Decode the records of one partition.
+    """Decode records of one life of a partition.
 
     Return the table of events (the columns of `eslab.events.EVENTS` that need no mapping; `order_at` is the caller's) and for each path in
     `ids` a column of strings, or of lists of strings where the path has `EACH` in it. `con` is only used to run expressions.
     """
+    topic, partition, incarnation = life
     values = records["value"].combine_chunks()
     text, reasons = read_json(values)
     found, id_columns = _extract(con, text, envelope, ids)
