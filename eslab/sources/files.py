@@ -37,7 +37,7 @@ class FileSource:
     The key is what `key=` names, the timestamp what `timestamp=` names (a field, or a path like `data.orderId`; default: no key, the
     field "timestamp"): ISO 8601, UTC where it has no zone, or an epoch number; -1 where there is none.
 
-    CSV (.csv, .tsv, or any `delimiter=`) and Parquet: the value is the row as a JSON object, of strings in CSV, with every digit in
+    CSV (.csv, .tsv, others by `delimiter=`) and Parquet: the value is the row as a JSON object, of strings in CSV, with every digit in
     Parquet; the offset is the row's number. But rows with a column `value`, and with `offset` or with no column that is not a record's,
     are records: topic, partition, offset, timestamp (or timestamp_ms), timestamp_type, key, value, headers, and in Parquet the facts of
     the batch. Then `key=` and `timestamp=` are not asked, and an empty field of a CSV is null.

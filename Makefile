@@ -1,0 +1,72 @@
+# Needs Python >= 3.11 and make; everything else goes into .venv.
+#
+#   make lab KAFKA=localhost:9092     the demo on your own broker
+#   make lab LAB_ARGS="--port 9999"   more arguments for JupyterLab
+#   make test ARGS="-k history"       more arguments for pytest
+#   make bench ONLY=lookup            one benchmark
+#   make PYTHON=python3.12 ...        another Python
+
+PYTHON ?= python3
+KAFKA ?=
+LAB_ARGS ?=
+ARGS ?=
+ONLY ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+PIP := $(RUN) pip install --quiet --disable-pip-version-check
+DEMO := $(VENV)/bin/eslab demo data/shop $(if $(KAFKA),--kafka $(KAFKA))
+ROOT_TOO := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test torture lint bench notebooks docs clean
+
+help: ## what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+lab: $(VENV)/lab ## JupyterLab on the demo: the order shop
+	$(DEMO)
+	$(RUN) jupyter lab $(ROOT_TOO) notebooks/00-tour.ipynb $(LAB_ARGS)
+
+test: $(VENV)/test ## all tests but the long ones
+	$(RUN) pytest -n 2 -m "not torture" $(ARGS)
+
+torture: $(VENV)/test ## the long tests
+	$(RUN) pytest -m torture $(ARGS)
+
+lint: $(VENV)/test ## ruff, mypy, and the one way that imports go
+	$(RUN) ruff check
+	$(RUN) ruff format --check
+	$(RUN) mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/test ## the benchmarks, or ONLY one of them
+	$(RUN) benchmarks $(ONLY)
+
+notebooks: $(VENV)/test ## run every notebook from a clean kernel
+	$(DEMO)
+	$(VENV)/bin/python tests/run_notebooks.py $(ARGS)
+
+docs: $(VENV)/test ## do the links, commands and names in the docs exist?
+	$(RUN) pytest tests/test_docs.py $(ARGS)
+
+clean: ## remove what was made here, but no lab
+	rm -rf $(VENV) .cache build dist benchmarks/out .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: each extra is installed once, and again when pyproject.toml changes.
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "eslab needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1); name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) \
+		|| { echo "$(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/lab: $(VENV)/made pyproject.toml
+	$(PIP) --editable '.[demo,lab]'
+	@touch $@
+
+$(VENV)/test: $(VENV)/made pyproject.toml
+	$(PIP) --editable '.[demo,lab,test]'
+	@touch $@
