@@ -199,6 +199,8 @@ class KafkaCluster:
             "transaction.state.log.replication.factor": copies,
             "transaction.state.log.min.isr": 1,
             "transaction.state.log.num.partitions": 3,
+            "broker.session.timeout.ms": 2000,  # a killed node may come back only once the quorum has given it up
+            "broker.heartbeat.interval.ms": 300,
             "group.initial.rebalance.delay.ms": 0,
             "auto.create.topics.enable": "true",  # the default, and what a careless metadata request would trip over
             "num.partitions": 1,

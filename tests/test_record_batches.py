@@ -1,0 +1,235 @@
+"""The columnar decoder against aiokafka's record by record, and against bytes that are no records."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from crc32c import crc32c
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eslab.errors import SourceError
+from eslab.sources import Chunk, Hole, Marker
+from eslab.sources import record_batches as record_batches_module
+from eslab.sources.record_batches import FetchedBytes, Scratch, decode
+
+SCRATCH = Scratch()  # one for all, as a reader has: what an earlier response left there must not show
+FAR = 1 << 40
+
+sizes = st.one_of(st.binary(max_size=20), st.integers(0, 20_000).map(lambda size: b"x" * size))
+headers = st.lists(st.tuples(st.text(max_size=8), st.none() | st.binary(max_size=200)), max_size=4)
+rows = st.lists(st.tuples(st.integers(0, 1 << 42), st.none() | sizes, st.none() | sizes, headers), min_size=1, max_size=12)
+batches = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 300), rows), max_size=5)
+
+
+def sealed(batch: bytearray) -> bytes:
+    """The batch with the checksum that fits its bytes."""
+    struct.pack_into(">I", batch, 17, crc32c(bytes(batch[21:])))
+    return bytes(batch)
+
+
+def batch(
+    base: int, records: Sequence[tuple[Any, ...]], *, codec: int = 0, attributes: int = 0, producer: int = -1, span: int = 0
+) -> bytes:
+    built = DefaultRecordBatchBuilder(2, codec, bool(attributes & 0x10), producer, 3, -1, 1 << 30)
+    for delta, (timestamp, key, value, heads) in enumerate(records):
+        assert built.append(delta, timestamp, key, value, heads)
+    data = bytearray(built.build())
+    struct.pack_into(">q", data, 0, base)
+    struct.pack_into(">i", data, 12, 7)  # leader epoch
+    data[22] |= attributes
+    if span:
+        struct.pack_into(">i", data, 23, span - 1)
+    return sealed(data)
+
+
+def plain(count: int) -> list[tuple[Any, ...]]:
+    return [(1000 + n, b"k", b"v%d" % n, []) for n in range(count)]
+
+
+def marker(base: int, producer: int, kind: int) -> bytes:
+    return batch(base, [(1, struct.pack(">hh", 0, kind), b"\0" * 6, [])], attributes=0x30, producer=producer)
+
+
+def decoded(data: bytes, start: int = 0, stop: int = FAR, **more: Any) -> list[Chunk]:
+    return list(decode(FetchedBytes("t", 0, start, stop, data, **more), SCRATCH))
+
+
+def rows_of(chunks: Sequence[Chunk]) -> list[tuple[Any, ...]]:
+    return [
+        (row["offset"], row["timestamp_ms"], row["key"], row["value"], [(head["key"].decode(), head["value"]) for head in row["headers"]])
+        for chunk in chunks
+        for row in chunk.records.to_pylist()
+    ]
+
+
+def one_by_one(data: bytes) -> list[tuple[Any, ...]]:
+    memory, found = MemoryRecords(data), []
+    while memory.has_next():
+        found += [(it.offset, it.timestamp, it.key, it.value, list(it.headers)) for it in memory.next_batch()]
+    return found
+
+
+@given(batches)
+@settings(deadline=None)
+def test_columns_hold_what_aiokafka_reads_record_by_record(parts: list[tuple[int, int, list[tuple[Any, ...]]]]):
+    data, base = b"", 0
+    for codec, gap, records in parts:
+        data += batch(base + gap, records, codec=codec)
+        base += gap + len(records)
+
+    chunks = decoded(data)
+
+    assert rows_of(chunks) == one_by_one(data)
+    assert sum(chunk.next - chunk.start for chunk in chunks) == base
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=300)
+def test_damaged_records_raise_our_error_or_nothing(draw: st.DataObject):
+    whole = bytearray(batch(5, plain(20), codec=draw.draw(st.integers(0, 4))) + batch(30, [(1, b"", None, [("a", None)] * 3)] * 5))
+    for _ in range(draw.draw(st.integers(1, 4))):
+        whole[draw.draw(st.integers(0, len(whole) - 1))] = draw.draw(st.integers(0, 255))
+    data = bytearray(whole[: draw.draw(st.integers(0, len(whole)))])
+    at = 0
+    while len(data) - at >= 61:  # with checksums that fit: what lies behind them is attacked, not they
+        end = at + 12 + max(struct.unpack_from(">i", data, at + 8)[0], 49)
+        if end <= len(data):
+            data[at:end] = sealed(data[at:end])
+        at = end
+
+    try:
+        chunks = decoded(bytes(data))
+    except SourceError as exc:
+        assert "t[0]" in str(exc)  # noqa: PT017 - both ends are right
+    else:
+        for chunk in chunks:
+            chunk.records.validate(full=True)
+            held = chunk.records.num_rows + sum(hole.next - hole.start for hole in chunk.holes)
+            assert held == chunk.next - chunk.start
+
+
+def test_a_flipped_bit_is_told_with_its_place():
+    data = bytearray(batch(0, plain(3)) + batch(3, plain(3)))
+    data[-1] ^= 1
+
+    with pytest.raises(SourceError, match=r"t\[0\] cannot be read at offset 3: the checksum"):
+        decoded(bytes(data))
+
+
+def test_what_was_decoded_before_stays_when_the_scratch_is_used_again():
+    first = decoded(batch(0, [(1, b"first", b"1" * 1000, [("h", b"1")])]))
+    decoded(batch(0, [(1, b"other", b"2" * 1000, [("x", b"2")])]))
+
+    assert rows_of(first) == [(0, 1, b"first", b"1" * 1000, [("h", b"1")])]
+
+
+def test_the_aborted_list_is_unsorted_and_may_name_what_is_not_there():
+    data = b"".join([
+        batch(0, plain(2), attributes=0x10, producer=1),
+        batch(2, plain(2), attributes=0x10, producer=2),
+        marker(4, 1, 1),
+        batch(5, plain(1), attributes=0x10, producer=1),
+        marker(6, 2, 0),
+        batch(7, plain(1), attributes=0x10, producer=2),
+        marker(8, 1, 0),
+        marker(9, 2, 1),
+        batch(10, plain(1), producer=2),
+    ])  # fmt: skip
+
+    (chunk,) = decoded(data, aborted=[(9, 500), (1, 5), (2, 2)])
+
+    assert chunk.records["offset"].to_pylist() == [0, 1, 7, 10]
+    assert chunk.holes == (
+        Hole(2, 4, "aborted"), Hole(4, 5, "control"), Hole(5, 6, "aborted"), Hole(6, 7, "control"), Hole(8, 10, "control")
+    )  # fmt: skip
+    assert chunk.markers == (Marker(4, 1, 3, "commit"), Marker(6, 2, 3, "abort"), Marker(8, 1, 3, "abort"), Marker(9, 2, 3, "commit"))
+
+
+def test_spans_wider_than_their_records_are_compacted():
+    data = batch(3, plain(2), span=10) + batch(20, plain(1)) + batch(21, [], span=4)
+
+    (chunk,) = decoded(data, log_start=0)
+
+    assert chunk.records["offset"].to_pylist() == [3, 4, 20]
+    assert chunk.holes == (Hole(0, 3, "compaction"), Hole(5, 20, "compaction"), Hole(21, 25, "compaction"))
+    assert chunk.next == 25
+
+
+def test_what_lies_below_the_log_start_went_to_retention():
+    (chunk,) = decoded(batch(9, plain(1)), log_start=6)
+
+    assert chunk.holes == (Hole(0, 6, "retention"), Hole(6, 9, "compaction"))
+
+
+def test_start_and_stop_cut_batches_holes_and_markers():
+    data = batch(0, plain(10)) + marker(10, 1, 1) + batch(15, plain(10))
+
+    (inside,) = decoded(data, start=4, stop=18)
+    (between,) = decoded(data, start=11, stop=13)
+
+    assert inside.records["offset"].to_pylist() == [4, 5, 6, 7, 8, 9, 15, 16, 17]
+    assert (inside.next, inside.holes) == (18, (Hole(10, 11, "control"), Hole(11, 15, "compaction")))
+    assert [it.offset for it in inside.markers] == [10]
+    assert (between.start, between.next, between.holes, between.markers) == (11, 13, (Hole(11, 13, "compaction"),), ())
+
+
+def test_a_cut_batch_at_the_end_is_left_for_the_next_fetch():
+    whole = batch(0, plain(3))
+
+    (chunk,) = decoded(whole + batch(3, plain(3))[:-1])
+
+    assert chunk.next == 3
+    assert decoded(whole[:-1]) == []
+
+
+def test_facts_of_the_batch_are_columns():
+    (chunk,) = decoded(batch(0, [(50, None, b"", [])], attributes=0x18, producer=42))
+
+    assert chunk.records.to_pylist() == [
+        {
+            "offset": 0, "timestamp_ms": 50, "timestamp_type": "append", "producer_timestamp_ms": 50, "key": None, "value": b"", "headers": [],
+            "leader_epoch": 7, "producer_id": 42, "producer_epoch": 3, "transactional": True,
+        }
+    ]  # fmt: skip
+
+
+def test_a_response_that_unpacks_to_much_comes_in_pieces(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(record_batches_module, "PIECE", 1000)
+    data = b"".join(batch(n * 2, [(1, b"k", b"v" * 600, [])], codec=3, span=2) for n in range(6)) + marker(12, 1, 1)
+
+    chunks = decoded(data)
+
+    assert [(it.start, it.next, it.records.num_rows) for it in chunks] == [(0, 4, 2), (4, 8, 2), (8, 12, 2), (12, 13, 0)]
+    assert sum(len(it.markers) for it in chunks) == 1
+
+
+def test_a_batch_larger_than_the_scratch_is_read_whole():
+    value = b"v" * (len(SCRATCH.bytes) + 1)
+
+    for codec in range(5):
+        (chunk,) = decoded(batch(0, [(1, b"k", value, [])], codec=codec))
+        assert chunk.records["value"][0].as_py() == value, codec
+
+
+def test_a_control_batch_without_a_checksum_is_the_mock_brokers():
+    data = bytearray(marker(0, 1, 1))
+    struct.pack_into(">I", data, 17, 0)
+
+    (chunk,) = decoded(bytes(data))
+
+    assert chunk.markers == (Marker(0, 1, 3, "commit"),)
+
+
+def test_messages_of_before_kafka_0_11_are_refused_with_a_way_out():
+    built = LegacyRecordBatchBuilder(1, 0, 1 << 20)
+    built.append(0, 1, b"k", b"v")
+
+    with pytest.raises(SourceError, match=r"before Kafka 0\.11"):
+        decoded(bytes(built.build()))
