@@ -7,28 +7,28 @@ import os
 import uuid
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-__all__ = ["SAMPLES", "read_samples", "write_samples"]
+__all__ = ["SAMPLES", "by_time", "read_samples", "write_samples"]
 
 _TIME = pa.timestamp("us", tz="UTC")
 
-SAMPLES = pa.schema(
-    [
-        pa.field("group", pa.string(), nullable=False),
-        pa.field("topic", pa.string(), nullable=False),
-        pa.field("partition", pa.int32(), nullable=False),
-        ("committed", pa.int64()),
-        ("log_start", pa.int64()),
-        ("log_end", pa.int64()),
-        pa.field("sampled_at", _TIME, nullable=False),
-        ("committed_at", _TIME),
-        pa.field("origin", pa.string(), nullable=False),
-    ]
-)
+_FIELDS: list[pa.Field[Any]] = [
+    pa.field("group", pa.string(), nullable=False),
+    pa.field("topic", pa.string(), nullable=False),
+    pa.field("partition", pa.int32(), nullable=False),
+    pa.field("committed", pa.int64()),
+    pa.field("log_start", pa.int64()),
+    pa.field("log_end", pa.int64()),
+    pa.field("sampled_at", _TIME, nullable=False),
+    pa.field("committed_at", _TIME),
+    pa.field("origin", pa.string(), nullable=False),
+]
+SAMPLES = pa.schema(_FIELDS)
 """One row: where a group stood on a partition at one moment.
 
 `committed` is the next offset the group will read (null: it has committed none), `committed_at` when it said so (null: unknown).
@@ -80,5 +80,9 @@ def read_samples(folder: str | Path) -> pa.Table:
     """Every sample of the lab in `folder`, by time, group, topic and partition; an empty table where there is none."""
     files = sorted((Path(folder) / "samples").glob("*.parquet"))
     tables = [pq.read_table(file, schema=SAMPLES) for file in files]
-    order = [(name, "ascending") for name in ("sampled_at", "group", "topic", "partition")]
-    return pa.concat_tables([SAMPLES.empty_table(), *tables]).sort_by(order)
+    return by_time(pa.concat_tables([SAMPLES.empty_table(), *tables]))
+
+
+def by_time(samples: pa.Table) -> pa.Table:
+    """The samples in their usual order: by time, group, topic and partition."""
+    return samples.sort_by([("sampled_at", "ascending"), ("group", "ascending"), ("topic", "ascending"), ("partition", "ascending")])

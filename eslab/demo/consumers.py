@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
 from eslab.demo import day
 from eslab.demo.sagas import INVENTORY, ORDERS, PAYMENTS, SHIPMENTS, TOPICS
 from eslab.demo.story import PARTITIONS, TICK_MS, Story
-from eslab.positions import SAMPLES
+from eslab.positions import SAMPLES, by_time
 
 GROUPS = {
     "billing": ((ORDERS, PAYMENTS), 2),
@@ -36,7 +38,7 @@ def samples(story: Story, prefix: str = "") -> pa.Table:
         for topic in topics
         for partition in range(PARTITIONS)
     ]
-    return pa.concat_tables(parts).sort_by([(name, "ascending") for name in ("sampled_at", "group", "topic", "partition")])
+    return by_time(pa.concat_tables(parts))
 
 
 def _reached(ticks: int, behind: int, stalls: bool) -> np.ndarray:  # noqa: FBT001
@@ -74,5 +76,6 @@ def _one(group: str, topic: str, partition: int, ends: np.ndarray, reached: np.n
     return pa.table(columns, schema=SAMPLES)
 
 
-def _times(ticks: np.ndarray, mask: np.ndarray | None = None) -> pa.Array:
-    return pa.array((day.START_MS + ticks * TICK_MS) * 1000, mask=mask).cast(SAMPLES.field("sampled_at").type)
+def _times(ticks: np.ndarray, mask: np.ndarray | None = None) -> pa.Array[Any]:
+    times: pa.Array[Any] = pa.array((day.START_MS + ticks * TICK_MS) * 1000, mask=mask).cast(SAMPLES.field("sampled_at").type)
+    return times

@@ -11,7 +11,6 @@ from zlib import crc32
 from eslab.demo import day
 from eslab.demo.orders import FIRST_NUMBER, Shop
 from eslab.demo.sagas import (
-    DEAD_LETTERS,
     INVENTORY,
     ORDERS,
     SHIPMENTS,
@@ -91,15 +90,12 @@ class Story:
         while due and due[0][0] < stop_ms:
             _, tag, draft, process = due[0]
             record = self._publish(draft)
-            try:
-                # an aside pushed while the saga goes on is later than this draft, so this one is still first
-                draft = process.send(record) if process else None
-            except StopIteration:
-                draft = None
-            if draft is None:
+            following = _advance(process, record) if process else None
+            # what the saga laid aside meanwhile is due later than this draft, so this one still stands first
+            if following is None:
                 heappop(due)
             else:
-                heapreplace(due, (draft.at, tag, draft, process))
+                heapreplace(due, (following.at, tag, following, process))
             yield record
 
     def _publish(self, draft: Draft) -> Record:
@@ -156,6 +152,14 @@ _MALFORMED = (
     (b'{"eventId":"erp-4","data":{"orderId":"%b","note":"no type"}}', "KeyError: eventType"),
 )
 """What a careless producer writes, and what its consumer says to it."""
+
+
+def _advance(process: Process, record: Record) -> Draft | None:
+    """Tell the process what its draft became; its next one, None at its end."""
+    try:
+        return process.send(record)
+    except StopIteration:
+        return None
 
 
 def _stock_event(event_id: str, kind: str, data: dict[str, Any], at: int) -> Draft:
