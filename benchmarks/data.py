@@ -69,7 +69,9 @@ class Orders:
         for offset in range(begin, end):
             number = offset * PARTITIONS + partition
             key, payload = value(number, random_)
-            records.append(Record(topic="orders", partition=partition, offset=offset, timestamp_ms=BEGIN_MS + number * 7, key=key, value=payload))
+            records.append(
+                Record(topic="orders", partition=partition, offset=offset, timestamp_ms=BEGIN_MS + number * 7, key=key, value=payload)
+            )
         return records_to_table(records)
 
     def offset_at(self, topic: str, partition: int, timestamp_ms: int) -> int:

@@ -42,7 +42,9 @@ def held(log):
 def everything(source):
     ranges = {(one.topic, one.partition): (one.log_start, one.end) for one in source.partitions(None)}
     return {
-        (r.topic, r.partition, r.offset): r for chunk in source.read(ranges) for r in table_to_records(chunk.topic, chunk.partition, chunk.records)
+        (r.topic, r.partition, r.offset): r
+        for chunk in source.read(ranges)
+        for r in table_to_records(chunk.topic, chunk.partition, chunk.records)
     }
 
 

@@ -1,10 +1,10 @@
 import copy
 
 from hypothesis import given
+from test_model import states
 
 from eslab.changes import diff
 from eslab.model import EACH, MISSING, Change
-from test_model import states
 
 
 def apply(state, changes):

@@ -114,7 +114,9 @@ def test_ids_are_found_through_lists_and_odd_keys(con):
 
 
 def test_cloud_events_and_eventbridge_need_no_configuration(con):
-    (cloud,), _ = decoded(con, b'{"specversion":"1.0","id":"1","type":"T","time":"2026-01-01T00:00:00Z","data":{"a":1}}', envelope="cloudevents")
+    (cloud,), _ = decoded(
+        con, b'{"specversion":"1.0","id":"1","type":"T","time":"2026-01-01T00:00:00Z","data":{"a":1}}', envelope="cloudevents"
+    )
     (bridge,), _ = decoded(con, b'{"id":"1","detail-type":"T","time":"2026-01-01T00:00:00Z","detail":{"a":1}}', envelope="eventbridge")
     assert (cloud["event_type"], cloud["data"], cloud["happened_at"]) == (bridge["event_type"], bridge["data"], bridge["happened_at"])
 

@@ -38,19 +38,19 @@ def test_a_flat_payload_and_the_known_envelopes_are_recognised():
 
 def test_inference_survives_anything_in_a_topic():
     hostile = [(None, None), (b"\xff", b"\xff"), (b"k", b"[]"), (b"k", b'{"data":{"aId":{}, "\\nId": "k"}}'), (b"", b"")]
-    told, remarks, said = infer("t", hostile)
+    _, remarks, said = infer("t", hostile)
     assert "\n" not in said
     assert not any("\n" in remark for remark in remarks)
 
 
 def test_what_stands_in_lab_toml_is_kept_when_more_is_written(tmp_path):
     (tmp_path / "lab.toml").write_text('format_version = 1 # mine\n\n[topics.a]\naggregates = [{ name = "x", id = "data.xId" }] # why\n')
-    write_distrust(tmp_path, Distrust(source="it's \"odd\""))
+    write_distrust(tmp_path, Distrust(source='it\'s "odd"'))
     write_distrust(tmp_path, Distrust(topic="a", partition=1, offsets=(3, 9)))
     text = (tmp_path / "lab.toml").read_text()
     assert "# mine" in text
     assert "# why" in text
-    assert read_mapping(tmp_path).distrust == (Distrust(source="it's \"odd\""), Distrust(topic="a", partition=1, offsets=(3, 9)))
+    assert read_mapping(tmp_path).distrust == (Distrust(source='it\'s "odd"'), Distrust(topic="a", partition=1, offsets=(3, 9)))
     assert read_mapping(tmp_path).topics["a"].aggregates == (("x", parse_path("data.xId")),)
 
 

@@ -32,7 +32,9 @@ scalars = st.one_of(
     st.datetimes(timezones=st.just(dt.UTC)),
 )
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)
-states = st.recursive(scalars, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)), max_leaves=12)
+states = st.recursive(
+    scalars, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(texts, inner, max_size=4)), max_leaves=12
+)
 
 
 @given(paths)
@@ -58,7 +60,9 @@ def test_an_object_that_looks_like_a_tag_stays_what_it_is(state):
     assert unpack_state(pack_state(state)) == state
 
 
-@pytest.mark.parametrize("state", [{"a": float("nan")}, {"a": {1, 2}}, {1: 2}, {"a": object()}, {"a": [float("inf")]}, {"a": Decimal("NaN")}])
+@pytest.mark.parametrize(
+    "state", [{"a": float("nan")}, {"a": {1, 2}}, {1: 2}, {"a": object()}, {"a": [float("inf")]}, {"a": Decimal("NaN")}]
+)
 def test_what_a_state_may_not_hold_is_named(state):
     with pytest.raises(ProjectionError, match=r"state"):
         pack_state(state)

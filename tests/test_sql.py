@@ -1,5 +1,4 @@
 import datetime as dt
-import os
 import subprocess
 import sys
 
@@ -20,7 +19,11 @@ RELATIONS = ("events", "history", "records", "gaps", "problems")
 def toy():
     return eslab.play(
         [
-            {"eventType": "OrderCreated", "eventId": "e1", "data": {"orderId": "o1", "total": 10.5, "tags": ["a"], "source": "shop", "n": 2**63}},
+            {
+                "eventType": "OrderCreated",
+                "eventId": "e1",
+                "data": {"orderId": "o1", "total": 10.5, "tags": ["a"], "source": "shop", "n": 2**63},
+            },
             {"eventType": "OrderCreated", "eventId": "e2", "data": {"orderId": "o2", "total": "many", "TAGS": None, "n": 3}},
             {"eventType": "ordercreated", "data": {"orderId": "o2"}},
             Record(topic="events", key=b"o1", value=b"\xff", timestamp_ms=2**62),
@@ -110,7 +113,7 @@ def test_broken_sql_is_one_sentence(toy):
 
 
 def test_hostile_names_stay_names(tmp_path):
-    topic, kind, field = 'a"b\'c; drop', 'T"; drop view events; --', "x' \"y\n"
+    topic, kind, field = "a\"b'c; drop", 'T"; drop view events; --', "x' \"y\n"
     source = MemorySource([Record(topic=topic, key=b"1", value=dumps({"eventType": kind, "data": {"anId": "1", field: 1}}))])
     lab = Lab(tmp_path / "lab", say=lambda text: None)
     lab.snapshot(source, progress=False)
@@ -145,7 +148,7 @@ def test_an_export_is_one_file_that_needs_no_lab(toy, tmp_path):
     code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print(c.sql('select count(*) from history').fetchall(), c.sql('from types.\"OrderCreated\"').shape)"
     told = subprocess.run([sys.executable, "-c", code, str(path)], cwd="/", capture_output=True, text=True, check=True)
     assert told.stdout.startswith("[(5,)] (2, ")
-    assert os.listdir(tmp_path) == ["all.duckdb"]
+    assert [path.name for path in tmp_path.iterdir()] == ["all.duckdb"]
 
 
 def test_a_strangers_lab_reads_nothing_else(toy, tmp_path):
