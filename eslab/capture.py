@@ -263,13 +263,17 @@ def _commit(source: Source, writers: dict[TopicPartition, SegmentWriter], place:
     topic, number = place
     writer = writers.pop(place)
     try:
-        now = next((one for one in source.partitions([topic]) if one.partition == number), None)
-        if now is None or (now.topic_id, now.cluster_id) != (part.facts["topic_id"], part.facts["cluster_id"]):
-            raise SourceChanged(
-                f"{topic}[{number}] was deleted and made anew while it was captured; what was committed before stands, the rest of it is lost. "
-                "Run the same again to capture the new one"
-            )
+        _still_there(source, topic, number, part)
         return writer.commit()
     except BaseException:
         writer.abort()
         raise
+
+
+def _still_there(source: Source, topic: str, number: int, part: Part) -> None:
+    now = next((one for one in source.partitions([topic]) if one.partition == number), None)
+    if now is None or (now.topic_id, now.cluster_id) != (part.facts["topic_id"], part.facts["cluster_id"]):
+        raise SourceChanged(
+            f"{topic}[{number}] was deleted and made anew while it was captured; what was committed before stands, the rest of it is lost. "
+            "Run the same again to capture the new one"
+        )

@@ -144,7 +144,7 @@ def test_a_history_ends_where_it_is_cut(lab):
 
 
 def test_an_id_never_seen_says_where_to_look(lab):
-    with pytest.raises(UnknownId, match="lab.find"):
+    with pytest.raises(UnknownId, match=r"lab\.find"):
         lab.history("order", "o99")
     with pytest.raises(UnknownId, match="the lab has order"):
         lab.history("basket", "o1")
