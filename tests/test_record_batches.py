@@ -115,6 +115,61 @@ def test_damaged_records_raise_our_error_or_nothing(draw: st.DataObject):
             assert held == chunk.next - chunk.start
 
 
+def zigzag(value: int) -> bytes:
+    raw, out = (value << 1) ^ (value >> 63), bytearray()
+    while raw > 127:
+        out.append(raw & 127 | 128)
+        raw >>= 7
+    return bytes([*out, raw])
+
+
+def record(*, offset: int = 0, key: int = 1, value: int = 1, count: int = 0, tail: bytes = b"", longer: int = 0) -> bytes:
+    """A record that claims these lengths, over a key and a value of one byte."""
+    body = b"\0" + zigzag(0) + zigzag(offset) + zigzag(key) + b"k" + zigzag(value) + b"v" + zigzag(count) + tail
+    return zigzag(len(body) + longer) + body
+
+
+HUGE = (1 << 62) + 1
+
+
+@pytest.mark.parametrize(
+    ("records", "count", "why"),
+    [
+        ([record(key=HUGE)], 1, "a record longer than itself"),
+        ([record(key=12), record(offset=1)], 2, "a record longer than itself"),  # its key would reach into the next record
+        ([record(value=HUGE)], 1, "a record longer than itself"),
+        ([record(value=-HUGE)], 1, "an impossible number of headers"),  # negative is null, and its byte is taken for their number
+        ([record(count=HUGE)], 1, "an impossible number of headers"),
+        ([record(count=-1)], 1, "an impossible number of headers"),
+        ([record(count=5000)], 1, "an impossible number of headers"),
+        ([record(count=1, tail=zigzag(HUGE) + b"hhh")], 1, "a record longer than itself"),
+        ([record(count=1, tail=zigzag(-1) + zigzag(-1))], 1, "a header without a name"),
+        ([record(tail=b"left over")], 1, "a record shorter than itself"),
+        ([record(), record(offset=5)], 2, "an offset outside of it"),
+        ([record(offset=-1)], 1, "an offset outside of it"),
+        ([record(offset=(1 << 63) - 1)], 1, "an offset outside of it"),
+        ([record(offset=1), record(offset=0)], 2, "offsets that do not ascend"),
+        ([record(), record()], 2, "offsets that do not ascend"),
+        ([zigzag(12) + b"\0" + b"\xff" * 10 + b"\0"], 1, "a number of more than ten bytes"),
+        ([zigzag(-9) + b"\0" * 9], 1, "records that end"),
+        ([record(longer=20)], 1, "records that end 20 bytes past its end"),
+        ([record(longer=HUGE)], 1, "records that end"),
+        ([record()], 2, "2 records in"),
+        ([b"\xff" * 20], 1, "a record longer than itself"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_named(records: list[bytes], count: int, why: str):
+    head = bytearray(batch(0, plain(count))[:61])
+    body = b"".join(records)
+    struct.pack_into(">i", head, 8, 49 + len(body))
+    data = batch(0, plain(2)) + sealed(head + body)
+    data = bytearray(data)
+    struct.pack_into(">q", data, len(data) - len(body) - 61, 10)
+
+    with pytest.raises(SourceError, match=rf"t\[0\] cannot be read at offset 10: the batch holds {why}"):
+        decoded(bytes(data))
+
+
 def test_a_flipped_bit_is_told_with_its_place():
     data = bytearray(batch(0, plain(3)) + batch(3, plain(3)))
     data[-1] ^= 1
@@ -166,6 +221,13 @@ def test_what_lies_below_the_log_start_went_to_retention():
     (chunk,) = decoded(batch(9, plain(1)), log_start=6)
 
     assert chunk.holes == (Hole(0, 6, "retention"), Hole(6, 9, "compaction"))
+
+
+def test_a_log_start_that_moved_while_records_were_sent_splits_their_gaps():
+    (chunk,) = decoded(batch(2, plain(2)) + batch(8, plain(1)), log_start=6)
+
+    assert chunk.records["offset"].to_pylist() == [2, 3, 8]
+    assert chunk.holes == (Hole(0, 2, "retention"), Hole(4, 6, "retention"), Hole(6, 8, "compaction"))
 
 
 def test_start_and_stop_cut_batches_holes_and_markers():

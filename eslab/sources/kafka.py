@@ -690,7 +690,8 @@ class _Cluster:
                     connection = await create_conn(*address, **self._settings)
             except DENIED as exc:
                 raise AccessDenied(
-                    f"{self._url}: {address[0]}:{address[1]} refuses these credentials ({exc}); check the sasl_... settings"
+                    f"{self._url}: {address[0]}:{address[1]} refuses this login ({type(exc).__name__}); check security_protocol and the "
+                    "sasl_... settings"
                 ) from exc
             except (kafka_errors.KafkaError, OSError) as exc:
                 raise _TryAgainError(self._unreachable(address, exc)) from exc
@@ -703,14 +704,13 @@ class _Cluster:
             return SourceUnreachable(
                 f"{self._url}: no TLS with {host}:{port} ({exc.reason or exc}); check security_protocol and ssl_context"
             )
-        if isinstance(exc, kafka_errors.KafkaError):
+        refused = "Connect call failed" in str(exc)  # asyncio's words, for one address and for several
+        if isinstance(exc, kafka_errors.KafkaError | ConnectionError) and not refused:
             return SourceUnreachable(
-                f"{self._url}: {host}:{port} closes the connection ({exc.__cause__ or exc}); is it a broker, and does the listener ask for another "
-                f"security_protocol than {self._settings['security_protocol']}?"
+                f"{self._url}: {host}:{port} closes the connection; is it a Kafka broker, and does that listener ask for another "
+                f"security_protocol than {self._settings['security_protocol']}? ({exc.__cause__ or str(exc) or type(exc).__name__})"
             )
-        reason = (
-            "no answer in time" if isinstance(exc, TimeoutError) else "connection refused" if "Connect call failed" in str(exc) else exc
-        )
+        reason = "no answer in time" if isinstance(exc, TimeoutError) else "connection refused" if refused else exc
         return SourceUnreachable(f"{self._url}: nothing answers at {host}:{port} ({reason}); is the broker running and the address right?")
 
     def _raise_for(self, code: int, at: TopicPartition) -> None:

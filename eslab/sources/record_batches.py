@@ -314,9 +314,11 @@ def _starts(data: bytearray, kept: Sequence[tuple[Batch, int, int]]) -> Ints:
 
 
 def _varint(data: bytes | bytearray, at: int) -> tuple[int, int]:
-    """The zigzag varint at this place and the place after it. Raises `IndexError` past the end."""
+    """The zigzag varint at this place and the place after it. Raises `IndexError` past the end, and after ten bytes."""
     raw = shift = 0
     while True:
+        if shift > 63:
+            raise IndexError("a number of more than ten bytes")
         byte = data[at]
         raw |= (byte & 0x7F) << shift
         at += 1
@@ -404,9 +406,12 @@ def _headers_column(buffer: bytearray, data: Bytes, at: Ints, end: Ints, count: 
     for number in range(int(count.max(initial=0))):
         rows = np.flatnonzero(count > number)
         slot = first[rows] + number
-        key_at[slot], key_length[slot], after = _bytes_at(data, at[rows], end[rows])
-        _check(key_length[slot] >= 0, "a header without a name")
-        value_at[slot], value_length[slot], at[rows] = _bytes_at(data, after, end[rows])
+        try:
+            key_at[slot], key_length[slot], after = _bytes_at(data, at[rows], end[rows])
+            _check(key_length[slot] >= 0, "a header without a name")
+            value_at[slot], value_length[slot], at[rows] = _bytes_at(data, after, end[rows])
+        except _CorruptError as exc:
+            raise _CorruptError(int(rows[exc.row]), str(exc)) from exc
     offsets = pa.array(np.append(first, total), pa.int32())
     pairs = pa.StructArray.from_arrays(
         [_binary(buffer, key_at, key_length), _binary(buffer, value_at, value_length)],
