@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 import types
 from collections import Counter, defaultdict
@@ -23,7 +24,7 @@ from eslab.demo import VERSION, broker, consumers, demo, lab_toml, orders
 from eslab.demo.sagas import TOPICS
 from eslab.demo.sample import write_sample
 from eslab.demo.story import Story
-from eslab.errors import LabBusy, NotALab, SourceError
+from eslab.errors import LabBusy, NotALab, SourceError, SourceUnreachable
 from eslab.model import EACH, Record, parse_path
 from eslab.positions import SAMPLES, read_samples, write_samples
 
@@ -203,7 +204,7 @@ def ids(value, path):
 # --- what happens in it -------------------------------------------------------------------------
 
 
-def scanned(size):
+def scanned(size):  # noqa: C901, PLR0912  one plain reading, a branch per phenomenon
     """Every phenomenon found again by a plain reading of the records, knowing nothing of how they were made."""
     found = defaultdict(list)
     seen, charges, failed, released, reserved = Counter(), defaultdict(dict), set(), Counter(), Counter()
@@ -528,7 +529,8 @@ def lab(monkeypatch):
     return kind
 
 
-def test_the_demo_is_a_lab_of_the_story_with_mapping_samples_and_ground_truth(tmp_path, lab):
+@pytest.mark.usefixtures("lab")
+def test_the_demo_is_a_lab_of_the_story_with_mapping_samples_and_ground_truth(tmp_path):
     made = demo(tmp_path / "shop", events=300, progress=False)
     assert sorted(made.records, key=place) == sorted(told(300)[0], key=place)
     assert made.tz == "Europe/Berlin"
@@ -560,25 +562,36 @@ def test_a_demo_that_broke_off_is_made_anew_as_if_nothing_had_happened(tmp_path,
     assert files["broken"] == files["whole"]
 
 
+@pytest.mark.usefixtures("lab")
 @pytest.mark.parametrize("content", ["lab.toml", "notes.txt"])
-def test_a_folder_that_holds_anything_else_is_refused_and_left_alone(tmp_path, lab, content):
+def test_a_folder_that_holds_anything_else_is_refused_and_left_alone(tmp_path, content):
     (tmp_path / content).write_text("mine")
     with pytest.raises(NotALab, match="something else"):
         demo(tmp_path, events=300, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == [content]
 
 
-def test_a_folder_that_holds_the_demo_of_another_seed_is_refused(tmp_path, lab):
+@pytest.mark.usefixtures("lab")
+def test_a_folder_that_holds_the_demo_of_another_seed_is_refused(tmp_path):
     demo(tmp_path, events=300, progress=False)
     with pytest.raises(NotALab, match="seed 2"):
         demo(tmp_path, events=300, seed=2, progress=False)
 
 
-def test_two_processes_do_not_make_a_demo_in_the_same_folder(tmp_path, lab):
+@pytest.mark.usefixtures("lab")
+def test_two_processes_do_not_make_a_demo_in_the_same_folder(tmp_path):
     from eslab.demo.folder import alone
 
     with alone(tmp_path), pytest.raises(LabBusy, match="another process"):
         demo(tmp_path, events=300, progress=False)
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_cluster_that_does_not_answer_is_named_and_leaves_the_folder_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(broker, "_TIMEOUT_S", 0.5)
+    with pytest.raises(SourceUnreachable, match="127.0.0.1:1 did not answer"):
+        demo(tmp_path, events=300, kafka="127.0.0.1:1", progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- the sample ---------------------------------------------------------------------------------
@@ -604,15 +617,13 @@ def cluster():
         pytest.skip("ESLAB_TEST_KAFKA is not set")
     admin = AdminClient({"bootstrap.servers": address})
 
-    def clean():
-        for future in admin.delete_topics(
-            [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith("eslab-demo.")]
-        ).values():
-            future.result()
+    def found():
+        return [topic for topic in admin.list_topics(timeout=10).topics if topic.startswith("eslab-demo.")]
 
-    clean()
+    assert not found(), f"{address} holds a demo already, which this test would delete"
     yield address, admin
-    clean()
+    for future in admin.delete_topics(found()).values():
+        future.result()
 
 
 @pytest.mark.kafka
@@ -637,8 +648,9 @@ def test_on_a_cluster_a_demo_that_broke_off_goes_on_and_ends_with_every_record_o
 
 
 @pytest.mark.kafka
+@pytest.mark.usefixtures("lab")
 @pytest.mark.parametrize("strange", ["other seed", "other topic"])
-def test_on_a_cluster_topics_that_are_not_this_demos_are_refused_and_nothing_is_written(tmp_path, lab, cluster, strange):
+def test_on_a_cluster_topics_that_are_not_this_demos_are_refused_and_nothing_is_written(tmp_path, cluster, strange):
     from confluent_kafka.admin import NewTopic
 
     address, admin = cluster
@@ -646,7 +658,8 @@ def test_on_a_cluster_topics_that_are_not_this_demos_are_refused_and_nothing_is_
         demo(tmp_path / "first", events=300, kafka=address, progress=False)
     else:
         admin.create_topics([NewTopic("eslab-demo.payments", 4)])["eslab-demo.payments"].result()
-    before = set(admin.list_topics(timeout=10).topics)
+    while "eslab-demo.payments" not in (before := set(admin.list_topics(timeout=10).topics)):
+        time.sleep(0.1)
     with pytest.raises(SourceError, match="not this demo's"):
         demo(tmp_path / "second", events=300, seed=2, kafka=address, progress=False)
     assert set(admin.list_topics(timeout=10).topics) == before

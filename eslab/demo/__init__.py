@@ -67,7 +67,7 @@ def _broker(kafka: str | None, topics: list[str], mark: str) -> Broker:
         raise SourceError(
             "the demo plays on the broker that comes with confluent-kafka, which is missing: pip install 'eslab[demo]'"
         ) from exc
-    return broker.cluster(kafka, topics, mark) if kafka else broker.embedded(topics)
+    return broker.cluster(kafka.removeprefix("kafka://"), topics, mark) if kafka else broker.embedded(topics)
 
 
 def _published(story: Story, broker: Broker, *, progress: bool) -> Iterator[Any]:

@@ -125,7 +125,8 @@ def _check(admin: AdminClient, address: str, topics: Sequence[str], partitions: 
         return {}
     resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
     configs = {resource.name: future.result() for resource, future in admin.describe_configs(resources).items()}
-    consumer = Consumer({"bootstrap.servers": address, "group.id": "eslab-demo", "enable.auto.commit": False, "logger": _silent()})
+    reading = {"group.id": "eslab-demo", "enable.auto.commit": False, "fetch.wait.max.ms": 5, "fetch.message.max.bytes": 10_000}
+    consumer = Consumer({"bootstrap.servers": address, "logger": _silent(), **reading})
     ends = {}
     try:
         for topic in topics:
@@ -154,8 +155,10 @@ def _first_mark(consumer: Consumer, topic: str, partition: int) -> bytes | None:
 def _ours(exc: KafkaException, address: str) -> SourceError:
     error = exc.args[0]
     if "AUTHORIZATION" in error.name():
-        return AccessDenied(f"{address} does not allow the demo to make its topics: {error.str()}")
-    return SourceUnreachable(f"{address} did not answer: {error.str()}; the demo runs without --kafka as well")
+        return AccessDenied(f"{address} does not allow the demo to make or read its topics: {error.str()}")
+    if error.name().startswith("_"):  # librdkafka's own: nothing came back from a broker
+        return SourceUnreachable(f"{address} did not answer: {error.str()}; the demo needs no Kafka unless it is asked to use one")
+    return SourceError(f"{address} refused what the demo asked: {error.str()}")
 
 
 def _silent() -> logging.Logger:
