@@ -589,7 +589,7 @@ def test_two_processes_do_not_make_a_demo_in_the_same_folder(tmp_path):
 @pytest.mark.usefixtures("lab")
 def test_a_cluster_that_does_not_answer_is_named_and_leaves_the_folder_empty(tmp_path, monkeypatch):
     monkeypatch.setattr(broker, "_TIMEOUT_S", 0.5)
-    with pytest.raises(SourceUnreachable, match="127.0.0.1:1 did not answer"):
+    with pytest.raises(SourceUnreachable, match=r"127\.0\.0\.1:1 did not answer"):
         demo(tmp_path, events=300, kafka="127.0.0.1:1", progress=False)
     assert list(tmp_path.iterdir()) == []
 
