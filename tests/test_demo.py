@@ -31,7 +31,7 @@ from eslab.positions import SAMPLES, read_samples, write_samples
 BERLIN = ZoneInfo("Europe/Berlin")
 SIZES = [300, 20_000]
 MINUTE_MS = 60_000
-GOLDEN = "a0b76b65bb25f18352f85030ca1c9f309fc466062f7287d45dbe7eb8e0af2e6d"
+GOLDEN = "9bbc3b075b8b327f798bdaf8f789fda9ece09d2bde6dbc1ba212b31063c7ba94"
 
 
 def ms(text):
