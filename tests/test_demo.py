@@ -31,7 +31,7 @@ from eslab.positions import SAMPLES, read_samples, write_samples
 BERLIN = ZoneInfo("Europe/Berlin")
 SIZES = [300, 20_000]
 MINUTE_MS = 60_000
-GOLDEN = "a0b76b65bb25f18352f85030ca1c9f309fc466062f7287d45dbe7eb8e0af2e6d"
+GOLDEN = "9bbc3b075b8b327f798bdaf8f789fda9ece09d2bde6dbc1ba212b31063c7ba94"
 
 
 def ms(text):
@@ -589,7 +589,7 @@ def test_two_processes_do_not_make_a_demo_in_the_same_folder(tmp_path):
 @pytest.mark.usefixtures("lab")
 def test_a_cluster_that_does_not_answer_is_named_and_leaves_the_folder_empty(tmp_path, monkeypatch):
     monkeypatch.setattr(broker, "_TIMEOUT_S", 0.5)
-    with pytest.raises(SourceUnreachable, match="127.0.0.1:1 did not answer"):
+    with pytest.raises(SourceUnreachable, match=r"127\.0\.0\.1:1 did not answer"):
         demo(tmp_path, events=300, kafka="127.0.0.1:1", progress=False)
     assert list(tmp_path.iterdir()) == []
 

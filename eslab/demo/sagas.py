@@ -152,8 +152,7 @@ class Saga:
 
     def _created(self) -> Draft:
         order = self._order
-        items = [dict(item) for item in order.items]
-        data: dict[str, Any] = {"orderId": self._id, "status": "created", "customerId": order.customer, "items": items}
+        data: dict[str, Any] = {"orderId": self._id, "status": "created", "customerId": order.customer, "items": order.items}
         if order.version_1 is not None:
             self._truth.hit("version_1", self._id, self._at)
             return self._event(CREATED, self._key, data | {"total": order.cents / 100}, source="shop-app@3.9.1")
@@ -240,8 +239,7 @@ class Saga:
         package = f"pkg-{order.number}"
         ids: dict[str, Any] = {"packageId": package, "orderId": self._id}
         self._wait(60_000, 480_000)
-        items = [{"itemId": item["itemId"], "quantity": item["quantity"]} for item in order.items]
-        yield self._parcel(PACKED, ids | {"items": items}, host_bit=0, cause=CONFIRMED)
+        yield self._parcel(PACKED, ids | {"items": order.items}, host_bit=0, cause=CONFIRMED)
         self._wait(120_000, 600_000)
         yield self._parcel(DISPATCHED, ids | {"carrier": ("bike", "van")[order.number % 2]}, host_bit=1, cause=PACKED)
         self._wait(100, 1_500)

@@ -99,23 +99,24 @@ class Story:
             yield record
 
     def _publish(self, draft: Draft) -> Record:
-        partition = crc32(draft.key) % PARTITIONS
-        offsets = self._offsets[draft.topic]
-        if draft.at > self._tick_ms:
-            self._tick(draft.at)
+        at, topic, key, value, headers, stamp, source = draft
+        if at > self._tick_ms:
+            self._tick(at)
+        partition = crc32(key) % PARTITIONS
+        offsets = self._offsets[topic]
         offset = offsets[partition]
         offsets[partition] = offset + 1
-        if draft.topic == SHIPMENTS and partition == self.shadow.partition:
-            self.shadow.see(offset, draft.at, draft.stamp, draft.source)
+        if topic == SHIPMENTS and partition == self.shadow.partition:
+            self.shadow.see(offset, at, stamp, source)
         return Record(
-            topic=self._names[draft.topic],
+            topic=self._names[topic],
             partition=partition,
             offset=offset,
-            timestamp_ms=draft.stamp,
+            timestamp_ms=stamp,
             timestamp_type="create",
-            key=draft.key,
-            value=draft.value,
-            headers=draft.headers,
+            key=key,
+            value=value,
+            headers=headers,
         )
 
     def _malformed(self) -> Iterator[Process]:
