@@ -166,6 +166,7 @@ def test_a_file_rewritten_in_place_is_indexed_anew(tmp_path):
     source = FileSource(path)
     assert bounds(source) == [("t", 0, 0, 2, 2)]
     path.write_text('{"another":1}\n' * 3)
+    assert bounds(source) == [("t", 0, 0, 3, 3)]
     assert [record.value for record in read(source)] == [b'{"another":1}'] * 3
     path.write_text("{}\n")
     assert [record.value for record in read(source)] == [b"{}"]
@@ -606,6 +607,25 @@ def test_any_log_comes_back_from_its_dump_in_any_range(tmp_path_factory, write, 
     for chunk in source.read(ranges):
         found[chunk.topic, chunk.partition] += table_to_records(chunk.topic, chunk.partition, chunk.records)
     assert found == {at: [record for record in log if low <= record.offset < low + width] for at, log in truth.items()}
+
+
+@pytest.mark.parametrize("extension", ["csv", "parquet"])
+@pytest.mark.usefixtures("small_blocks")
+def test_counted_offsets_are_the_same_wherever_the_reading_of_each_partition_begins(tmp_path, extension):
+    rows = [(at % 5 // 2, f"v{at}") for at in range(60)]  # partitions 0, 0, 1, 1, 2 in turn
+    truth = {at: [value for partition, value in rows if partition == at] for at in range(3)}
+    if extension == "csv":
+        (tmp_path / "t.csv").write_text("partition,value\n" + "".join(f"{partition},{value}\n" for partition, value in rows))
+    else:
+        columns = dict(zip(("partition", "value"), map(list, zip(*rows, strict=True)), strict=True))
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=7)
+    source = FileSource(tmp_path)
+    for starts in ((0, 20, 10), (19, 4, 0), (11, 23, 5)):
+        ranges = {("t", at): (start, len(truth[at])) for at, start in enumerate(starts)}
+        found = {at: [] for at in truth}
+        for chunk in source.read(ranges):
+            found[chunk.partition] += zip(chunk.records["offset"].to_pylist(), chunk.records["value"].to_pylist(), strict=True)
+        assert found == {at: [(n, v.encode()) for n, v in enumerate(truth[at]) if n >= start] for at, start in enumerate(starts)}
 
 
 # --- opening --------------------------------------------------------------------------------------
