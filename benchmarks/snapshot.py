@@ -27,6 +27,7 @@ from eslab.sources.kafka import KafkaSource
 
 TOPIC = "orders"
 ROUNDS = 3
+DEADLINE_S = 120
 
 
 @contextmanager
@@ -59,7 +60,7 @@ def fill(bootstrap: str, events: int, partitions: int) -> str:
     ranges = {("orders", at): (0, events // PARTITIONS) for at in range(PARTITIONS)}
     for chunk in source.read(ranges):
         for key, value in zip(chunk.records["key"].to_pylist(), chunk.records["value"].to_pylist(), strict=True):
-            producer.produce(topic, value, key, partition=chunk.partition % partitions, timestamp=1_773_270_000_000)
+            producer.produce(topic, value, key, partition=chunk.partition % partitions)  # stamped now: old records fall to retention
             producer.poll(0)
         producer.flush()
     return topic
@@ -77,6 +78,8 @@ async def bare(bootstrap: str, topic: str, partitions: int, events: int) -> floa
         await consumer.seek_to_beginning(*places)
         began, seen = time.perf_counter(), 0
         while seen < events:
+            if time.perf_counter() - began > DEADLINE_S:
+                raise TimeoutError(f"the bare loop saw {seen:,} of {events:,} records in {DEADLINE_S} s")
             batches = await consumer.getmany(timeout_ms=1000, max_records=100_000)
             seen += sum(map(len, batches.values()))
         return events / (time.perf_counter() - began)
