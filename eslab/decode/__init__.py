@@ -62,8 +62,8 @@ def decode(con: duckdb.DuckDBPyConnection, records: pa.Table, *, topic: str, par
 
 
 def times(timestamp_ms: np.ndarray) -> pa.Array:
-    """Milliseconds since 1970 as timestamps; what lies past the year 9999 or before 0001 becomes null."""
-    fits = (timestamp_ms <= LAST_US // 1000) & (timestamp_ms >= -62_135_596_800_000)
+    """Milliseconds since 1970 as timestamps; -1 (Kafka's own word for none) and what lies past the year 9999 or before 0001 become null."""
+    fits = (timestamp_ms <= LAST_US // 1000) & (timestamp_ms >= -62_135_596_800_000) & (timestamp_ms != -1)
     micros = np.where(fits, timestamp_ms, 0) * 1000
     return pa.array(micros, pa.int64(), mask=~fits).cast(_TIMES)
 
