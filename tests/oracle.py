@@ -231,7 +231,11 @@ class Oracle:
         if any(EACH in path for path in paths):
             payload = strict_json(event.record["value"])
             for path in paths:
-                for element in _carriers(payload, path, identity):
+                if EACH in path:
+                    found = list(_carriers(payload, path, identity))
+                else:
+                    found = [event.data for told in _walk(payload, path) if _text(told) == identity]
+                for element in found:
                     merged.update(element)
         elif isinstance(event.data, dict):
             merged.update(event.data)
