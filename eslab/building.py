@@ -332,7 +332,8 @@ def _learn_types(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]
     con.register("latest", events.select(["event_type", "data"]))
     structures = con.sql(
         f"""select event_type, json_group_structure(data::json) from (
-            select event_type, data from latest where event_type is not null qualify row_number() over (partition by event_type) <= {TYPE_SAMPLE}
+            select event_type, data from latest where event_type is not null and starts_with(data, '{{')
+            qualify row_number() over (partition by event_type) <= {TYPE_SAMPLE}
         ) group by event_type order by event_type"""
     ).fetchall()
     con.unregister("latest")

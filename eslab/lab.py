@@ -286,11 +286,12 @@ class Lab:
         return Info(self.path, events.manifest, len(list(self._log.holes())), size, self._clock())
 
     def _default(self, aggregate: str) -> Projection:
-        paths = {
-            topic: [path for name, path in told.aggregates if name == aggregate and EACH in path]
-            for topic, told in read_mapping(self.path).topics.items()
-        }
-        return MergeProjection(aggregate, {topic: found for topic, found in paths.items() if found})
+        paths = {}
+        for topic, told in read_mapping(self.path).topics.items():
+            found = [path for name, path in told.aggregates if name == aggregate]
+            if any(EACH in path for path in found):
+                paths[topic] = [path[len(data) :] for path in found for data in told.envelope.data if path[: len(data)] == data]
+        return MergeProjection(aggregate, paths)
 
     def _selection(self, events: Events, at: str | dt.datetime | Cut | None, clock: str) -> Selection:
         if clock not in ("recorded", "happened"):

@@ -76,8 +76,8 @@ class Projection:
 class MergeProjection(Projection):
     """The default projection: merges the top-level fields of `data` (nested values replaced, null sets null) and adds `_type` and `_version`.
 
-    `elements` says, for topics that reach the aggregate through a list, where that list stands and where in its
-    elements the id does: then the elements that carry the id are merged, in their order.
+    `elements` says, for topics that reach the aggregate through a list, every id path from `data` on: then the elements that carry
+    the id are merged, in their order, and all of `data` where a path without a list leads to the id.
     """
 
     def __init__(self, aggregate: str, elements: Mapping[str, Sequence[Path]] | None = None) -> None:

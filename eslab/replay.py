@@ -117,7 +117,8 @@ class _Fold:
                 self.failed.append(Failure(key, event.id, event.coordinates, f"{type(exc).__name__}: {exc}"))
                 continue
             self._version += 1
-            self._over = mark == "tombstone"
+            if mark not in ("undecodable", "unhandled"):  # they leave the state as it is, ended or not
+                self._over = mark == "tombstone"
 
     def end_key(self) -> None:
         """Hand over the state of the key that was being folded."""

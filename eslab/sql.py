@@ -102,7 +102,7 @@ def _records(log: Log, under: Path | None) -> str:
         for (topic, partition, incarnation), reach in walks
     ]
     columns = f"""topic, partition_id::integer as partition_id, incarnation::integer as incarnation, "offset" as record_offset,
-        case when timestamp_ms between {EARLIEST_MS} and {LATEST_MS} then make_timestamptz(timestamp_ms * 1000) end as recorded_at,
+        case when timestamp_ms between {EARLIEST_MS} and {LATEST_MS} and timestamp_ms <> -1 then make_timestamptz(timestamp_ms * 1000) end as recorded_at,
         timestamp_type, timestamp_ms, producer_timestamp_ms, key, value, headers, leader_epoch, producer_id, producer_epoch, transactional"""
     if not named:
         nothing = """select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as "offset", ''::varchar as timestamp_type, 0::bigint as timestamp_ms,

@@ -66,8 +66,8 @@ def decode(
 
 
 def times(timestamp_ms: np.ndarray) -> pa.Array:
-    """Milliseconds since 1970 as timestamps; what lies outside the years 1 to 9999 becomes null."""
-    fits = (timestamp_ms >= EARLIEST_MS) & (timestamp_ms <= LATEST_MS)
+    """Milliseconds since 1970 as timestamps; -1 (Kafka's own word for none) and what lies outside the years 1 to 9999 become null."""
+    fits = (timestamp_ms >= EARLIEST_MS) & (timestamp_ms <= LATEST_MS) & (timestamp_ms != -1)
     micros = np.where(fits, timestamp_ms, 0) * 1000
     return pa.array(micros, pa.int64(), mask=~fits).cast(_TIMES)
 
@@ -97,28 +97,39 @@ def json_path(path: Path) -> str:
 def _extract(
     con: duckdb.DuckDBPyConnection, text: pa.Array, envelope: Envelope, ids: Sequence[Path]
 ) -> tuple[dict[str, pa.Array], list[pa.Array]]:
-    """One pass over the JSON for every path at once; a path with `EACH` reads again only the list that it goes into."""
-    places: dict[str, int] = {}
+    """Two passes over the JSON: one for what is wanted as text, one for what stays JSON, so that the text "{}" is not taken for an object.
 
-    def place(path: Path) -> str:
-        return f"found[{places.setdefault(json_path(path), len(places) + 1)}]"
+    A path with `EACH` reads again only the list that it goes into.
+    """
+    texts: dict[str, int] = {}
+    values: dict[str, int] = {}
+
+    def text_at(path: Path) -> str:
+        return f"texts[{texts.setdefault(json_path(path), len(texts) + 1)}]"
+
+    def json_at(path: Path) -> str:
+        return f"nullif(jsons[{values.setdefault(json_path(path), len(values) + 1)}]::varchar, 'null')"
 
     selected = []
     for part in PARTS:
+        place = json_at if part in ("data", "metadata") else text_at
         options = ", ".join(place(path) for path in getattr(envelope, part))
         found = f"coalesce({options})" if options else "null::varchar"
         selected.append(f"{_TIME.format(text=found) if part == 'happened_at' else found} as {part}")
     for number, path in enumerate(ids):
-        head = path[: path.index(EACH)] if EACH in path else path
-        found = place(head)
-        if head is not path:
-            found = f"json_extract_string({found}, '{_quoted(json_path(path[len(head) :]))}')"
+        if EACH in path:
+            at = path.index(EACH)
+            found = f"json_extract_string({json_at(path[:at])}, {_literal(json_path(path[at:]))})"
+        else:
+            found = text_at(path)
         selected.append(f"{found} as id{number}")
-    paths = ", ".join(f"'{_quoted(path)}'" for path in places)
+    lists = [
+        f"{function}(value, [{', '.join(_literal(path) for path in paths)}]) as {name}"
+        for name, function, paths in (("texts", "json_extract_string", texts), ("jsons", "json_extract", values))
+        if paths
+    ]
     con.register("record_values", pa.table({"value": text}))
-    table = con.sql(
-        f"select {', '.join(selected)} from (select json_extract_string(value, [{paths}]) as found from record_values)"
-    ).to_arrow_table()
+    table = con.sql(f"select {', '.join(selected)} from (select {', '.join(lists)} from record_values)").to_arrow_table()
     con.unregister("record_values")
     columns = [column.combine_chunks() for column in table.columns]
     return dict(zip(PARTS, columns, strict=False)), columns[len(PARTS) :]
@@ -138,5 +149,5 @@ _TIME = """
     end"""
 
 
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
