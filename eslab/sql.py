@@ -146,7 +146,7 @@ def connect(events: Events, log: Log, *, tz: str | None, trusted: bool = True) -
     if trusted:
         con.execute("set python_scan_all_frames = true")
     else:
-        con.execute("set python_enable_replacement_scans = false")
+        con.execute("set python_enable_replacements = false")
         con.execute(f"set allowed_directories = [{literal(str(events.folder) + '/')}]")
         con.execute("set enable_external_access = false")
         con.execute("set lock_configuration = true")
