@@ -16,17 +16,21 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO
 
 import click
 
 from eslab import __version__
-from eslab.errors import EslabError, LabNotFound, ProjectionError
+from eslab.errors import EslabError, LabNotFound, NaiveTime, ProjectionError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     from eslab.history import History, Step
     from eslab.lab import Lab
@@ -37,6 +41,8 @@ __all__ = ["main"]
 
 ROWS: Final = 1000  # of a table: more are for a program, and rich must hold them all to size the columns
 WIDE: Final = 1_000_000  # columns where no terminal says how many it has: nothing is folded there, so that grep and awk find whole ids
+SHORT: Final = 26  # characters: a cell up to a time with its zone is never folded, a longer one gets at least so many
+GAP: Final = 2  # characters between two columns
 BATCH: Final = 5000  # rows of a query turned into JSON at once
 
 
@@ -44,33 +50,36 @@ BATCH: Final = 5000  # rows of a query turned into JSON at once
 
 
 class _Out:
-    """Where a command's answer goes: the stdout that it was started with."""
+    """Where a command's answer goes: the stdout that it was started with. `stopped` is what to say after Ctrl-C."""
 
     def __init__(self, file: TextIO) -> None:
-        self._file = file
+        self._file, self.stopped = file, "stopped"
         if hasattr(file, "reconfigure"):
             file.reconfigure(errors="backslashreplace")  # a terminal that cannot show an arrow shows its number
+
+    @cached_property
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        return Console(file=self._file, width=None if self._file.isatty() else WIDE, highlight=False)
 
     def line(self, text: str, style: str = "") -> None:
         from rich.text import Text
 
-        self._draw(Text(_printable(text), style))
+        self._draw(Text(_printable(text), style), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """The first thousand rows, and a notice if there are more."""
-        from rich import box
-        from rich.table import Table
+        """The first thousand rows, and a notice if there are more; row under row where the terminal is too narrow for the columns."""
+        from rich.cells import cell_len
         from rich.text import Text
 
-        found = list(islice(rows, ROWS + 1))
-        drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for at, name in enumerate(columns):
-            numbers = found and all(isinstance(row[at], (int, float)) for row in found)
-            drawn.add_column(Text(_printable(name)), overflow="fold", justify="right" if numbers else "left")
-        for row in found[:ROWS]:
-            drawn.add_row(*(Text(_printable(_cell(value))) for value in row))
-        self._draw(drawn)
-        if len(found) > ROWS:
+        values = list(islice(rows, ROWS + 1))
+        names = [Text(_printable(name), "bold") for name in columns]
+        cells = [[Text(_printable(_cell(value))) for value in row] for row in values[:ROWS]]
+        widths = [max(cell_len(cell.plain) for cell in column) for column in zip(names, *cells, strict=True)]
+        fits = sum(min(width, SHORT) + GAP for width in widths) <= self._console.width
+        self._draw(_across(names, cells, widths) if fits else _down(names, cells))
+        if len(values) > ROWS:
             _note(f"these are the first {ROWS:,} rows; --json gives them all")
 
     def json(self, value: Any) -> None:
@@ -92,16 +101,38 @@ class _Out:
         parts = [command, *given, "--", *words] if dashed else [command, *words, *given]
         self.line(" ".join(["eslab", *map(_quoted, parts)]), style="dim")
 
-    def _draw(self, what: Any) -> None:
-        from rich.console import Console
-
-        console = Console(file=self._file, width=None if self._file.isatty() else WIDE, highlight=False)
-        with console.capture() as captured:
-            console.print(what, soft_wrap=not hasattr(what, "columns"))
+    def _draw(self, what: Text | Table, *, soft_wrap: bool = False) -> None:
+        with self._console.capture() as captured:
+            self._console.print(what, soft_wrap=soft_wrap)
         self._write("".join(line.rstrip() + "\n" for line in captured.get().split("\n")[:-1]))
 
     def _write(self, text: str | bytes) -> None:
         click.echo(text, file=self._file, nl=False)
+
+
+def _across(names: Sequence[Text], rows: Sequence[Sequence[Text]], widths: Sequence[int]) -> Table:
+    """Only long cells are folded, so that ids and times stay whole."""
+    from rich import box
+    from rich.table import Table
+
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    for name, width in zip(names, widths, strict=True):
+        drawn.add_column(name, overflow="fold", no_wrap=width <= SHORT)
+    for row in rows:
+        drawn.add_row(*row)
+    return drawn
+
+
+def _down(names: Sequence[Text], rows: Sequence[Sequence[Text]]) -> Table:
+    from rich.table import Table
+
+    drawn = Table.grid("", "", padding=(0, GAP))
+    for at, row in enumerate(rows):
+        if at:
+            drawn.add_row()
+        for name, cell in zip(names, row, strict=True):
+            drawn.add_row(name, cell)
+    return drawn
 
 
 def _note(text: str) -> None:
@@ -117,7 +148,11 @@ def _quoted(word: str) -> str:
     """A word for the shell; one that must not be printed as it is, in the `$'...'` of bash and zsh."""
     if word.isprintable():
         return shlex.quote(word)
-    return "$'" + "".join(one if one.isprintable() and one not in "'\\" else f"\\U{ord(one):08x}" for one in word) + "'"
+    escaped = (
+        one if one.isprintable() and one not in "'\\" else f"\\u{ord(one):04x}" if ord(one) < 0x10000 else f"\\U{ord(one):08x}"
+        for one in word
+    )
+    return f"$'{''.join(escaped)}'"
 
 
 def _cell(value: Any) -> str:
@@ -158,27 +193,45 @@ def _rows(frame: pd.DataFrame) -> Sequence[Mapping[Any, Any]]:
 class _Command(click.Command):
     """A command that ends in one line on stderr, whatever goes wrong, and whose stdout holds its answer alone."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any("\udc80" <= one <= "\udcff" for one in "".join(args)):
+            raise click.UsageError("an argument is not UTF-8", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> None:
         ctx.obj = _Out(sys.stdout)
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 super().invoke(ctx)
         except KeyboardInterrupt:
-            _note("stopped")
-            ctx.exit(130)
+            _stop(ctx)
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise  # click's own; it ends quietly when nobody reads on
-        except EslabError as exc:
-            _note(str(exc))
-            ctx.exit(1)
-        except OSError as exc:
-            _note(f"{exc.filename}: {exc.strerror}" if exc.filename else str(exc))
-            ctx.exit(1)
         except Exception as exc:  # noqa: BLE001  nobody's incident gets better by a page of Python
-            if os.environ.get("ESLAB_TRACEBACK"):
-                traceback.print_exc()
-            _note(f"{type(exc).__name__}: {exc}; this is a defect of eslab, please report it with what ESLAB_TRACEBACK=1 shows")
+            if str(exc) == "Query interrupted":  # what Ctrl-C is while DuckDB works
+                _stop(ctx)
+            _note(_sentence(exc))
             ctx.exit(1)
+
+
+def _stop(ctx: click.Context) -> NoReturn:
+    _note(ctx.obj.stopped)
+    ctx.exit(130)
+
+
+def _sentence(exc: Exception) -> str:
+    """What went wrong, and for a defect of ours, where to take it."""
+    if isinstance(exc, NaiveTime):
+        return f"{exc} (here: --tz Europe/Berlin, or ESLAB_TZ)"
+    if isinstance(exc, EslabError):
+        return str(exc)
+    if isinstance(exc, OSError):
+        return f"{exc.filename2 or exc.filename}: {exc.strerror}" if exc.filename else str(exc)
+    if "duckdb" in sys.modules and isinstance(exc, sys.modules["duckdb"].OperationalError):  # a disk or memory, as DuckDB found it
+        return str(exc)
+    if os.environ.get("ESLAB_TRACEBACK"):
+        traceback.print_exception(exc)
+    return f"{type(exc).__name__}: {exc}; this is a defect of eslab, please report it with what ESLAB_TRACEBACK=1 shows"
 
 
 class _Group(click.Group):
@@ -285,11 +338,8 @@ def snapshot(out: _Out, *, folder: str, url: str, topics: tuple[str, ...], start
     URL is kafka://host:port, a file, a folder or a glob; without a TOPIC, all topics. Makes the lab; run it again to go on from there.
     """
     lab = _open(folder, tz, make=True)
-    try:
-        made = lab.snapshot(url, list(topics) or None, start=start, stop=stop, follow=follow, progress=sys.stderr.isatty())
-    except KeyboardInterrupt:
-        _note("stopped; all that was committed is kept, and the same command goes on from there")
-        raise click.exceptions.Exit(130) from None
+    out.stopped = "stopped; all that was committed is kept, and the same command goes on from there"
+    made = lab.snapshot(url, list(topics) or None, start=start, stop=stop, follow=follow, progress=sys.stderr.isatty())
     out.line(repr(made).strip("<>"))
 
 
@@ -474,7 +524,7 @@ def sql(out: _Out, folder: str, query: str | None, file: TextIO | None, tz: str 
     if (query is None) == (file is None):
         raise click.UsageError("give one query: QUERY or -f FILE")
     lab = _open(folder, tz)
-    lab.sql("set python_enable_replacement_scans = false")  # a name that is no table must not find a variable of ours
+    lab.sql("set python_enable_replacements = false")  # a name that is no table must not find a variable of ours
     columns, rows = _answer(lab, file.read() if file else query or "")
     if as_json:
         out.json_rows(dict(zip(columns, row, strict=True)) for row in rows)
