@@ -209,6 +209,11 @@ class Lab:
         moment = clock.read(at)
         return cuts.at_time(events, moment, f"recorded until {clock.show(moment)}")
 
+    def moment(self, told: str | dt.datetime) -> dt.datetime:
+        """The moment that a time names, made absolute: in the lab's zone (else in UTC), a bare `10:31` on the lab's day."""
+        self._now()
+        return self._clock().read(told).astimezone(self.tz or dt.UTC)
+
     def history(
         self,
         aggregate: str,
