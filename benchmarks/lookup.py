@@ -28,7 +28,7 @@ def run() -> None:
             query = f"select * from read_parquet([{paths}]) where aggregate = 'order' and aggregate_id = $id order by order_at"
 
             def bare(one: str) -> None:
-                con.execute(query, {"id": one}).fetch_arrow_table()
+                con.execute(query, {"id": one}).to_arrow_table()
 
             def ours(one: str) -> None:
                 history = lab.history("order", one)

@@ -47,7 +47,11 @@ def hand_loop(lab: Lab) -> dict[str, Any]:
                     if kind == "OrderCreated":
                         state = {"status": "created", "total": data["total"], "events": 1}
                     elif kind in ("OrderConfirmed", "OrderPaid", "OrderShipped", "OrderDelivered"):
-                        state = {"status": data["status"], "total": state.get("total", 0) + data["total"], "events": state.get("events", 0) + 1}
+                        state = {
+                            "status": data["status"],
+                            "total": state.get("total", 0) + data["total"],
+                            "events": state.get("events", 0) + 1,
+                        }
     if key is not None:
         world[key] = state
     return world

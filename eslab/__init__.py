@@ -1,8 +1,10 @@
-"""eslab: an event-sourcing lab and time-travel debugger for Jupyter.
+"""eslab: an event-sourcing lab and time-travel debugger for Jupyter. In a notebook:
 
-lab = eslab.Lab("data/shop", tz="Europe/Berlin")
-lab.snapshot("kafka://localhost:9092", ["orders", "payments"])
-lab.history("order", "ord-12345").at("10:31")
+    lab = eslab.Lab("data/shop", tz="Europe/Berlin")
+    lab.snapshot("kafka://localhost:9092", ["orders", "payments"])
+    lab.history("order", "ord-4711").at("10:31")
+
+`eslab.errors` holds all that it raises on purpose.
 """
 
 from eslab import errors

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from eslab.decode import TOMBSTONE_KIND, UNDECODABLE
+from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE
 from eslab.errors import ProjectionError
 from eslab.events import Slice
 from eslab.model import MISSING, TOMBSTONE, Event, loads
-from eslab.projection import Projection
+from eslab.projection import Handler, Projection
 
-__all__ = ["FOLD_COLUMNS", "Rows", "apply", "events_of", "lazy_events_of", "readable"]
+__all__ = ["FOLD_COLUMNS", "Rows", "apply", "decoded", "event_types", "events_of", "nothing_returned", "readable"]
 
 FOLD_COLUMNS: Final = ("kind", "event_type", "event_version", "data")
 """What a fold reads of every row, beside the key; the rest is read when a handler asks for it."""
@@ -30,6 +31,11 @@ class Rows:
 
     def __len__(self) -> int:
         return int(self._slice.table.num_rows)
+
+    @property
+    def only_events(self) -> bool:
+        """Whether there is no tombstone and no undecodable record."""
+        return bool(pc.all(pc.equal(self._slice.column("kind"), EVENT)).as_py())
 
     def value(self, column: str, row: int) -> Any:
         return self.list(column)[row]
@@ -52,20 +58,22 @@ def _to_list(column: pa.ChunkedArray) -> list[Any]:
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-def events_of(rows: Rows) -> Iterator[Event]:
-    """The events of the rows in their order, their data decoded a block at a time. For folds that see every row once."""
-    types, texts = _types(rows), rows.list("data")
+def decoded(rows: Rows) -> Iterator[Any]:
+    """The data of each row, decoded a block at a time; `MISSING` where it cannot be. For folds that see every row once."""
+    texts = rows.list("data")
     for start in range(0, len(rows), BLOCK):
-        for at, data in enumerate(_decode(texts[start : start + BLOCK]), start):
-            yield Event(rows, at, types[at], data)
+        yield from _decode(texts[start : start + BLOCK])
 
 
-def lazy_events_of(rows: Rows) -> list[Event]:
-    """The same events, each decoded only where its data is asked for."""
-    return [Event(rows, at, type_) for at, type_ in enumerate(_types(rows))]
+def events_of(rows: Rows) -> list[Event]:
+    """The rows as events, each decoded only where its data is asked for."""
+    return [Event(rows, at, type_) for at, type_ in enumerate(event_types(rows))]
 
 
-def _types(rows: Rows) -> list[Any]:
+def event_types(rows: Rows) -> list[Any]:
+    """What `Event.type` is in each row: a text, `TOMBSTONE`, or None for an undecodable record."""
+    if rows.only_events:
+        return rows.list("event_type")
     special = {TOMBSTONE_KIND: TOMBSTONE, UNDECODABLE: None}
     return [special.get(kind, type_) for kind, type_ in zip(rows.list("kind"), rows.list("event_type"), strict=True)]
 
@@ -107,6 +115,9 @@ def apply(projection: Projection, state: Any, event: Event) -> tuple[Any, str | 
     if handler is None:
         return (projection.initial(), "tombstone") if event.type is TOMBSTONE else (state, "unhandled")
     after = handler(state, event)
-    if after is None:
-        raise ProjectionError(f"{getattr(handler, '__name__', handler)} returned None for {event.type}; a handler returns the new state")
-    return after, None
+    return (after, None) if after is not None else nothing_returned(handler, event)
+
+
+def nothing_returned(handler: Handler, event: Event) -> NoReturn:
+    """Raise `ProjectionError`: a handler that returns None was meant to return something."""
+    raise ProjectionError(f"{getattr(handler, '__name__', handler)} returned None for {event.type}; a handler returns the new state")

@@ -17,7 +17,7 @@ from eslab.changes import Changes, diff
 from eslab.cuts import Clock
 from eslab.errors import MomentError, UnknownId, VersionOutOfRange
 from eslab.events import Events
-from eslab.folding import FOLD_COLUMNS, Rows, apply, lazy_events_of
+from eslab.folding import FOLD_COLUMNS, Rows, apply, events_of
 from eslab.model import Coordinates, Cut, Event, Selection, format_path
 from eslab.projection import Projection
 from eslab.views import tables
@@ -103,7 +103,7 @@ class History(Sequence[Step]):
         self.aggregate, self.aggregate_id, self.projection, self.selection = aggregate, aggregate_id, projection, selection
         self._events, self._clock = events, clock
         self._rows = Rows(events.lookup(aggregate, aggregate_id, (*FOLD_COLUMNS, "event_id"), selection))
-        self._list = lazy_events_of(self._rows)
+        self._list = events_of(self._rows)
         self._kept: dict[int, Any] = {0: projection.initial()}
         self._failure: tuple[int, str] | None = None
         self._seen = _first_seen(self._rows.list("event_id"))
