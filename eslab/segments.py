@@ -250,6 +250,8 @@ class SegmentWriter:
         self.life, self.start, self.next = life, start, start
         self.rows = 0
         self.bytes = 0
+        self.whole = False
+        """Whether it holds whole chunks: at least one, and none half taken when Ctrl-C or an error came. Only then may it be committed."""
         self.opened = time.monotonic()
         self._before, self._facts = before, facts
         self._holes: list[Hole] = []
@@ -281,6 +283,7 @@ class SegmentWriter:
                 f"{chunk.topic}[{chunk.partition}]: the source went from offset {self.next} to {chunk.start}; nothing was committed"
             )
         _check_cover(chunk)
+        self.whole = False
         if chunk.records.num_rows:
             self._pending.append(chunk.records)
             self._pending_bytes += chunk.records.nbytes
@@ -292,6 +295,7 @@ class SegmentWriter:
         self.bytes += chunk.records.nbytes
         if self._pending_bytes >= ROW_GROUP_BYTES:
             self._flush()
+        self.whole = True
 
     def _flush(self) -> None:
         if not self._pending:
