@@ -368,11 +368,20 @@ def enough_disk(path: Path) -> Iterator[None]:
     """Turn "no space left" into `DiskFull`, with the half-written file removed."""
     try:
         yield
-    except OSError as exc:
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(exc):
+    except Exception as exc:
+        if not _no_space(exc):
             raise
         path.unlink(missing_ok=True)
-        raise DiskFull(f"{path.parent}: the disk is full; what was committed before stands. Free some room and run the same again") from exc
+        raise _disk_full(path.parent) from exc
+
+
+def _no_space(exc: Exception) -> bool:
+    """Whether there was no room; DuckDB and Arrow say so in words alone."""
+    return getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(exc)
+
+
+def _disk_full(folder: Path) -> DiskFull:
+    return DiskFull(f"{folder}: the disk is full; what was committed before stands. Free some room and run the same again")
 
 
 class Checksums:
@@ -422,25 +431,31 @@ class Checksums:
 
 @contextlib.contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
-    """Hold the one writer's lock of a lab. Raises `LabBusy`, naming the holder, if another has it."""
+    """Hold the one writer's lock of a lab. Raises `LabBusy`, naming the holder, if another has it; `DiskFull` for any file that found no room."""
     path = folder / "log" / ".writer"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        for patience in range(LOCK_TRIES):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if patience == LOCK_TRIES - 1:
-                    raise LabBusy(
-                        f"{folder}: {_holder(file)} is writing to this lab; wait for it, or stop it, and run the same again"
-                    ) from None
-                time.sleep(0.05)
-        file.seek(0)
-        file.truncate()
-        json.dump({"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}, file)
-        file.flush()
-        yield
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
+            _lock(file, folder)
+            yield
+    except Exception as exc:
+        if not _no_space(exc):
+            raise
+        raise _disk_full(folder) from exc
+
+
+def _lock(file: TextIO, folder: Path) -> None:
+    for patience in range(LOCK_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if patience == LOCK_TRIES - 1:
+                raise LabBusy(f"{folder}: {_holder(file)} is writing to this lab; wait for it, or stop it, and run the same again") from None
+            time.sleep(0.05)
+    os.ftruncate(file.fileno(), 0)
+    signed = {"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    os.write(file.fileno(), json.dumps(signed).encode())  # past the buffer, which would try again while the file is closed
 
 
 def is_writing(folder: Path) -> bool:
