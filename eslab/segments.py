@@ -93,6 +93,9 @@ class Segment:
         """Yield the records, one row group at a time. Raises `CorruptLog` where a page's checksum does not hold."""
         try:
             with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+                told = file.schema_arrow
+                if (told.names, told.types) != (RECORDS.names, RECORDS.types):  # Parquet's own metadata is under no checksum
+                    raise CorruptLog(f"{self.path}: its columns are not those of a segment; run `eslab verify` and restore the file")
                 for at in range(file.num_row_groups):
                     yield file.read_row_group(at, columns=columns)
         except (OSError, pa.ArrowException) as exc:
