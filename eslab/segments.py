@@ -454,7 +454,9 @@ def _lock(file: TextIO, folder: Path) -> None:
             break
         except BlockingIOError:
             if patience == LOCK_TRIES - 1:
-                raise LabBusy(f"{folder}: {_holder(file)} is writing to this lab; wait for it, or stop it, and run the same again") from None
+                raise LabBusy(
+                    f"{folder}: {_holder(file)} is writing to this lab; wait for it, or stop it, and run the same again"
+                ) from None
             time.sleep(0.05)
     os.ftruncate(file.fileno(), 0)
     signed = {"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}

@@ -24,7 +24,7 @@ from eslab.errors import QueryError
 from eslab.events import Events
 from eslab.segments import Log, enough_disk, reaches
 
-__all__ = ["connect", "is_current", "identifier", "literal", "one_line", "query", "statements", "write_database"]
+__all__ = ["connect", "identifier", "is_current", "literal", "one_line", "query", "statements", "write_database"]
 
 EVENT_COLUMNS = [
     "event_id", "event_type", "event_version", "source", "recorded_at", "timestamp_type", "happened_at", "order_at",
