@@ -290,7 +290,8 @@ class SegmentWriter:
         if chunk.records.num_rows:
             self._pending.append(chunk.records)
             self._pending_bytes += chunk.records.nbytes
-            self._epoch = pc.max(chunk.records["leader_epoch"]).as_py() or self._epoch
+            epoch = pc.max(chunk.records["leader_epoch"]).as_py()
+            self._epoch = self._epoch if epoch is None else epoch  # 0 is an epoch: the first
         self._holes += chunk.holes
         self._markers += chunk.markers
         self.next = chunk.next
