@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from logs import BASE_MS, all_differences, made, new_lab, snapshot
+from oracle import Oracle, canonical
 
-from eslab import building, decode, events, folding, history, replay, runs
+from eslab import building, decode, events, folding, history, ordering, replay, runs
 from eslab.lab import Lab
 from eslab.model import Coordinates, Record, dumps
 from eslab.play import play
 from eslab.projection import Projection
 from eslab.sources.memory import MemorySource
-from logs import BASE_MS, all_differences, made, new_lab, snapshot
-from oracle import Key, Oracle, canonical
 
 # --- planted bugs ---------------------------------------------------------------------------------
 
@@ -48,21 +48,27 @@ def lose_the_row_at_a_boundary(monkeypatch):
 
 
 def take_the_high_bound_for_inclusive(monkeypatch):
-    monkeypatch.setattr(events.Events, "lookup", lambda self, aggregate, identity, columns, selection: self._slice((aggregate, identity), (aggregate, identity + "\x01"), columns, selection))
+    monkeypatch.setattr(
+        events.Events,
+        "lookup",
+        lambda self, aggregate, identity, columns, selection: self._slice(
+            (aggregate, identity), (aggregate, identity + "\x01"), columns, selection
+        ),
+    )
 
 
 def forget_the_maximum_between_segments(monkeypatch):
-    intact = building._put_in_order
+    intact = building.put_in_order
 
     def put_in_order(state: Any, *rest: Any) -> Any:
         state.order_ms = None
         return intact(state, *rest)
 
-    monkeypatch.setattr(building, "_put_in_order", put_in_order)
+    monkeypatch.setattr(building, "put_in_order", put_in_order)
 
 
 def believe_whom_nobody_trusts(monkeypatch):
-    monkeypatch.setattr(building, "_distrusted", lambda state, records, *_: np.zeros(records.num_rows, np.bool_))
+    monkeypatch.setattr(ordering, "_distrusted", lambda state, records, *_: np.zeros(records.num_rows, np.bool_))
 
 
 def shift_the_data_of_a_block(monkeypatch):
@@ -226,11 +232,14 @@ def shop(folder: Path, size: int) -> Lab:
         }
         value = None if chance.random() < 0.01 else b"{" if chance.random() < 0.005 else dumps(payload)
         records.append(Record(topic="orders", partition=sum(order.encode()) % 4, timestamp_ms=stamp, key=order.encode(), value=value))
-    lab = new_lab(folder, '''format_version = 1
+    lab = new_lab(
+        folder,
+        """format_version = 1
 [topics.orders]
 envelope = "default"
 aggregates = [{ name = "order", id = "data.orderId" }, { name = "item", id = "data.items[].id" }]
-''')
+""",
+    )
     source = MemorySource(records)
     for stop in (size // 9, size // 5):
         lab.snapshot(source, stop=stop, progress=False)
@@ -248,9 +257,13 @@ def random_differences(lab: Lab, pairs: int, chance: random.Random) -> list[str]
     found = []
     for number in range(pairs):
         key, event = chance.choice(keys), chance.choice(oracle.log)
-        wanted, state = _asked(opened[key], histories[key], event, chance.randint(0, len(histories[key])), 5 if number % 50 == 0 else number % 3)
+        wanted, state = _asked(
+            opened[key], histories[key], event, chance.randint(0, len(histories[key])), 5 if number % 50 == 0 else number % 3
+        )
         if state.version != wanted or canonical(state.value) != states[key][wanted]:
-            found.append(f"{key}, event {event.order}, question {number}: version {state.version} {state.value}, not {wanted}: {states[key][wanted]}")
+            found.append(
+                f"{key}, event {event.order}, question {number}: version {state.version} {state.value}, not {wanted}: {states[key][wanted]}"
+            )
     for event in chance.sample(oracle.log, 3):
         found += _world_differences(lab, oracle, chance.choice(keys)[0], event)
     return found
@@ -272,7 +285,11 @@ def _asked(opened: Any, events: list[Any], event: Any, version: int, kind: int) 
 def _world_differences(lab: Lab, oracle: Oracle, aggregate: str, event: Any) -> list[str]:
     world = lab.replay(aggregate, at=lab.cut(event_id=Coordinates(*event.life, event.offset)), ended=True, progress=False)
     wanted = oracle.world(aggregate, oracle.until_event(event), ended=True)
-    odd = [key for key in world.keys() | wanted.keys() if key not in world or key not in wanted or canonical(world[key]) != canonical(wanted[key][1])]
+    odd = [
+        key
+        for key in world.keys() | wanted.keys()
+        if key not in world or key not in wanted or canonical(world[key]) != canonical(wanted[key][1])
+    ]
     return [f"world of {aggregate} at {event.order}: {key}" for key in odd]
 
 
