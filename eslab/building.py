@@ -394,7 +394,7 @@ def _commit(folder: Path, manifest: Manifest) -> None:
 def _clean(folder: Path, manifest: Manifest) -> None:
     """Remove what no manifest named within the last day, and what a killed build left.
 
-    A manifest is in use until a day after the next one appeared.
+    A manifest is in use until a day after the next one appeared; what begins with a dot is of a build that died, since no other runs now.
     """
     old = time.time() - KEEP_S
     manifests = sorted(folder.glob("manifest-*.json"), reverse=True)
@@ -406,5 +406,5 @@ def _clean(folder: Path, manifest: Manifest) -> None:
                 keep |= {path.name, known.gaps or "", *(file for run in known.runs for file in run.files)}
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
-            if path.name not in keep and path.stat().st_mtime < old:
+            if path.name not in keep and (path.name.startswith(".") or path.stat().st_mtime < old):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

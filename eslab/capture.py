@@ -250,7 +250,7 @@ def _read(source: Source, log: Log, parts: Mapping[TopicPartition, Part], on_chu
         raise
     except BaseException:
         with contextlib.suppress(EslabError):  # what ended the capture is what the caller must hear of
-            for place in list(writers):
+            for place in [place for place, writer in writers.items() if writer.whole]:
                 _commit(source, writers, place, parts[place])
         raise
     finally:

@@ -81,6 +81,8 @@ class LifeState(msgspec.Struct):
     order_ms: int | None = None
     leader: tuple[int, str | None, int | None] = (0, None, None)
     """Offset, source and producer id of the record that `order_ms` is from."""
+    leader_told: bool = False
+    """Whether that record is counted among the suspects already."""
     lossy: dict[str, tuple[int, int, int]] = {}
     """cause -> (offsets, first, next after the last) of the holes that may have held records."""
     suspects: list[Suspect] = []

@@ -141,6 +141,8 @@ class Lab:
         """Bring events and lab.duckdb up to the log. The caller holds the writer's lock."""
         mapping, last = read_mapping(self.path), newest_manifest(self.path)
         if not building.outdated(last, self._log, mapping):
+            if last is not None and not sql.is_current(Events(self.path, last)):
+                sql.write_database(Events(self.path, last), self._log)
             return
         with _Bar("sorting events", shown=progress) as bar:
             manifest = building.update(self.path, self._log, mapping, say=self._say, on_records=bar.count)

@@ -71,9 +71,11 @@ def _suspect(state: LifeState, records: pa.Table, events: pa.Table, stamps: np.n
             known = Suspect(source, producer, offset, offset + 1)
             state.suspects.append(known)
         known.start, known.next = min(known.start, offset), max(known.next, offset + 1)
-        known.records += at is not None or known.records == 0
+        known.records += at is not None or not state.leader_told
+        state.leader_told |= at is None
         known.shadowed += int(shadowed)
         known.ahead_ms = max(known.ahead_ms, ahead)
     if len(raised):
         at = raised[-1]
         state.leader = (int(offsets[at]), sources[at].as_py(), producers[at].as_py())
+        state.leader_told = len(raised) - 1 in culprits

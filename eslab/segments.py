@@ -93,6 +93,9 @@ class Segment:
         """Yield the records, one row group at a time. Raises `CorruptLog` where a page's checksum does not hold."""
         try:
             with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+                told = file.schema_arrow
+                if (told.names, told.types) != (RECORDS.names, RECORDS.types):  # Parquet's own metadata is under no checksum
+                    raise CorruptLog(f"{self.path}: its columns are not those of a segment; run `eslab verify` and restore the file")
                 for at in range(file.num_row_groups):
                     yield file.read_row_group(at, columns=columns)
         except (OSError, pa.ArrowException) as exc:
@@ -250,6 +253,8 @@ class SegmentWriter:
         self.life, self.start, self.next = life, start, start
         self.rows = 0
         self.bytes = 0
+        self.whole = False
+        """Whether it holds whole chunks: at least one, and none half taken when Ctrl-C or an error came. Only then may it be committed."""
         self.opened = time.monotonic()
         self._before, self._facts = before, facts
         self._holes: list[Hole] = []
@@ -281,10 +286,12 @@ class SegmentWriter:
                 f"{chunk.topic}[{chunk.partition}]: the source went from offset {self.next} to {chunk.start}; nothing was committed"
             )
         _check_cover(chunk)
+        self.whole = False
         if chunk.records.num_rows:
             self._pending.append(chunk.records)
             self._pending_bytes += chunk.records.nbytes
-            self._epoch = pc.max(chunk.records["leader_epoch"]).as_py() or self._epoch
+            epoch = pc.max(chunk.records["leader_epoch"]).as_py()
+            self._epoch = self._epoch if epoch is None else epoch  # 0 is an epoch: the first
         self._holes += chunk.holes
         self._markers += chunk.markers
         self.next = chunk.next
@@ -292,6 +299,7 @@ class SegmentWriter:
         self.bytes += chunk.records.nbytes
         if self._pending_bytes >= ROW_GROUP_BYTES:
             self._flush()
+        self.whole = True
 
     def _flush(self) -> None:
         if not self._pending:
@@ -364,11 +372,20 @@ def enough_disk(path: Path) -> Iterator[None]:
     """Turn "no space left" into `DiskFull`, with the half-written file removed."""
     try:
         yield
-    except OSError as exc:
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(exc):
+    except Exception as exc:
+        if not _no_space(exc):
             raise
         path.unlink(missing_ok=True)
-        raise DiskFull(f"{path.parent}: the disk is full; what was committed before stands. Free some room and run the same again") from exc
+        raise _disk_full(path.parent) from exc
+
+
+def _no_space(exc: Exception) -> bool:
+    """Whether there was no room; DuckDB and Arrow say so in words alone."""
+    return getattr(exc, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(exc)
+
+
+def _disk_full(folder: Path) -> DiskFull:
+    return DiskFull(f"{folder}: the disk is full; what was committed before stands. Free some room and run the same again")
 
 
 class Checksums:
@@ -418,25 +435,33 @@ class Checksums:
 
 @contextlib.contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
-    """Hold the one writer's lock of a lab. Raises `LabBusy`, naming the holder, if another has it."""
+    """Hold the one writer's lock of a lab. Raises `LabBusy`, naming the holder, if another has it; `DiskFull` for any file that found no room."""
     path = folder / "log" / ".writer"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        for patience in range(LOCK_TRIES):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if patience == LOCK_TRIES - 1:
-                    raise LabBusy(
-                        f"{folder}: {_holder(file)} is writing to this lab; wait for it, or stop it, and run the same again"
-                    ) from None
-                time.sleep(0.05)
-        file.seek(0)
-        file.truncate()
-        json.dump({"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}, file)
-        file.flush()
-        yield
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+") as file:
+            _lock(file, folder)
+            yield
+    except Exception as exc:
+        if not _no_space(exc):
+            raise
+        raise _disk_full(folder) from exc
+
+
+def _lock(file: TextIO, folder: Path) -> None:
+    for patience in range(LOCK_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if patience == LOCK_TRIES - 1:
+                raise LabBusy(
+                    f"{folder}: {_holder(file)} is writing to this lab; wait for it, or stop it, and run the same again"
+                ) from None
+            time.sleep(0.05)
+    os.ftruncate(file.fileno(), 0)
+    signed = {"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    os.write(file.fileno(), json.dumps(signed).encode())  # past the buffer, which would try again while the file is closed
 
 
 def is_writing(folder: Path) -> bool:

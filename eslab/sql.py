@@ -24,7 +24,7 @@ from eslab.errors import QueryError
 from eslab.events import Events
 from eslab.segments import Log, enough_disk, reaches
 
-__all__ = ["connect", "identifier", "literal", "one_line", "query", "statements", "write_database"]
+__all__ = ["connect", "identifier", "is_current", "literal", "one_line", "query", "statements", "write_database"]
 
 EVENT_COLUMNS = [
     "event_id", "event_type", "event_version", "source", "recorded_at", "timestamp_type", "happened_at", "order_at",
@@ -178,22 +178,41 @@ def query(events: Events, sql: str, parameters: dict[str, Any] | None = None) ->
 
 
 def write_database(events: Events, log: Log, name: str = "lab.duckdb") -> Path:
-    """Write the views into a new `lab.duckdb` and put it in place of the old one.
+    """Write the views into a new `lab.duckdb` and put it in place of the old one. The caller holds the writer's lock.
 
     Its paths are relative, so it is opened from within the lab's folder; DuckDB 1.4 and later read it.
     """
     path = events.folder / name
     temporary = events.folder / f".{name}-{os.getpid()}-{secrets.token_hex(4)}"
-    with enough_disk(temporary), contextlib.closing(duckdb.connect()) as con:
-        con.execute(f"set file_search_path = {literal(str(events.folder))}")
-        con.execute(f"attach {literal(str(temporary))} as made (storage_version 'v1.4.0')")
-        con.execute("use made")
-        for statement in statements(events, log, relative=True):
-            con.execute(statement)
-        con.execute("use memory")
-        con.execute("detach made")
-        temporary.replace(path)
+    _sweep(events.folder, name)
+    try:
+        with enough_disk(temporary), contextlib.closing(duckdb.connect()) as con:
+            con.execute(f"set file_search_path = {literal(str(events.folder))}")
+            con.execute(f"attach {literal(str(temporary))} as made (storage_version 'v1.4.0')")
+            con.execute("use made")
+            for statement in statements(events, log, relative=True):
+                con.execute(statement)
+            con.execute("use memory")
+            con.execute("detach made")
+            temporary.replace(path)
+    finally:
+        _sweep(events.folder, name)
     return path
+
+
+def _sweep(folder: Path, name: str) -> None:
+    """Remove what a writer left that died, with DuckDB's own log beside it."""
+    for path in folder.glob(f".{name}-*"):
+        path.unlink(missing_ok=True)
+
+
+def is_current(events: Events, name: str = "lab.duckdb") -> bool:
+    """Whether `lab.duckdb` was written after these events: a writer may have died between the two."""
+    try:
+        manifest = events.folder / "events" / f"manifest-{events.manifest.number:08d}.json"
+        return (events.folder / name).stat().st_mtime_ns >= manifest.stat().st_mtime_ns
+    except FileNotFoundError:
+        return False
 
 
 def export(events: Events, log: Log, path: Path) -> None:

@@ -5,7 +5,7 @@ the standard library, then plain loops over all that there is. Every fast path i
 
 JSON is read strictly: UTF-8 without a byte order mark, no NaN, no lone surrogates, integers exact at any size; of a key written twice the last
 counts. Where the specification is silent, the oracle takes this for meant:
-- a record without a timestamp (-1, or below) stands at -1 ms if nothing before it has one, and one past the last day of the year 9999 at its begin;
+- a record without a timestamp (-1, or below) stands at -1 ms if nothing before it has one, and one past the year 9999 a day before its end;
 - JSON null, and an empty id, are as good as not there;
 - numbers in ids, types and other texts of the envelope count as they are written;
 - a clock of happenings falls back from happened_at to recorded_at, and from there to order_at.
@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-LATEST_MS = 253_402_214_400_000  # the last day of the year 9999 begins
+LATEST_MS = 253_402_214_400_000  # a day before the year 9999 ends, so that every zone can still show it
 EACH = object()
 
 Life = tuple[str, int, int]
@@ -317,7 +317,7 @@ def canonical(value: Any) -> str:
 def _path(text: str) -> tuple[Any, ...]:
     parts: list[Any] = []
     for name, each, index in re.findall(r"(\w[\w-]*)|(\[\])|\[(-?\d+)\]", text):
-        parts.append(name if name else EACH if each else int(index))
+        parts.append(name or (EACH if each else int(index)))
     return tuple(parts)
 
 

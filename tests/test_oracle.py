@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from logs import BASE_MS, all_differences, made, new_lab, snapshot
+from oracle import Oracle, canonical
 
 from eslab import building, decode, events, folding, history, ordering, replay, runs
 from eslab.lab import Lab
@@ -19,8 +21,6 @@ from eslab.model import Coordinates, Record, dumps
 from eslab.play import play
 from eslab.projection import Projection
 from eslab.sources.memory import MemorySource
-from logs import BASE_MS, all_differences, made, new_lab, snapshot
-from oracle import Key, Oracle, canonical
 
 # --- planted bugs ---------------------------------------------------------------------------------
 

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from logs import CI, TORTURE, Log, all_differences, captured, logs, made, new_lab, snapshot
+from oracle import Oracle
 
 from eslab.events import Events, newest_manifest
 from eslab.lab import Lab
 from eslab.model import Coordinates, Cut
 from eslab.runs import KEY
 from eslab.sources.memory import MemorySource
-from logs import CI, TORTURE, Log, all_differences, captured, logs, made, new_lab, snapshot
-from oracle import Oracle
 
 SEEDS = st.integers(0, 2**32)
 FEW = settings(CI, max_examples=20)
