@@ -657,8 +657,10 @@ def _answer(lab: Lab, query: str) -> tuple[list[str], Iterator[Sequence[Any]]]:
 
     names: list[str] = []
     for name in relation.columns:
-        taken = names.count(name)
-        names.append(f"{name}_{taken + 1}" if taken else name)
+        candidate, number = name, 2
+        while candidate in names:
+            candidate, number = f"{name}_{number}", number + 1
+        names.append(candidate)
     return names, rows()
 
 
