@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import termios
-import threading
 import time
 from decimal import Decimal
 from pathlib import Path
@@ -200,11 +199,14 @@ def test_ctrl_c_is_one_line_and_130(shop, monkeypatch):
 
 
 def test_ctrl_c_ends_a_query_that_duckdb_is_busy_with(shop):
-    timer = threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    result = run("sql", shop, "select sum(a.range * b.range) from range(100000000) a, range(100000000) b")
-    timer.join()
-    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "eslab: stopped\n")
+    query = "select sum(a.range * b.range) from range(100000000) a, range(100000000) b --" + "x" * 1_000_000
+    with process("sql", shop, "-f", "-", stdin=subprocess.PIPE) as started:
+        started.stdin.write(query)  # more than a pipe holds: it is being read once this returns
+        started.stdin.close()
+        time.sleep(1)
+        started.send_signal(signal.SIGINT)
+        out, err = started.stdout.read(), started.stderr.read()
+    assert (started.returncode, out, err) == (130, "", "eslab: stopped\n")
 
 
 def test_a_defect_is_one_line_that_asks_for_a_report(shop, monkeypatch):
@@ -225,6 +227,19 @@ def test_what_the_system_refuses_is_one_sentence(shop, monkeypatch, tmp_path):
     assert "No such file" in refusal("export", shop, "--duckdb", tmp_path / "nowhere" / "x.duckdb")
     monkeypatch.setattr(eslab.Lab, "info", _raising(PermissionError, 13, "Permission denied", "/locked"))
     assert refusal("info", shop) == "eslab: /locked: Permission denied\n"
+
+
+def test_a_full_disk_is_named_even_where_no_file_is(shop, monkeypatch):
+    monkeypatch.setattr(eslab.Lab, "info", _raising(OSError, 28, "No space left on device"))
+    assert refusal("info", shop) == "eslab: No space left on device\n"
+
+
+def test_an_event_without_a_time_is_shown_with_none(tmp_path):
+    lab = tmp_path / "timeless"
+    value = dumps({"eventType": "OrderCreated", "data": {"orderId": "ord-1"}})
+    eslab.Lab(lab, say=lambda _: None).snapshot(MemorySource([record(0, "ord-1", value)]), progress=False)
+    (step,) = document("history", lab, "order", "ord-1")
+    assert (step["recorded_at"], step["happened_at"]) == ("2026-03-12T09:30:00+00:00", None)
 
 
 def test_an_argument_that_is_no_text_is_wrong_usage(shop):
@@ -656,7 +671,7 @@ def test_json_holds_every_row_in_one_list(shop):
 def test_json_keeps_every_digit_and_says_what_is_no_text(shop):
     query = """select 1.10::decimal(4, 2) as d, 170141183460469231731687303715884105727::hugeint as h, 'nan'::double as n, '\\xFF'::blob as b, 'ok'::blob as t,
         '{"x": 1.10,\n "y": 123456789012345678901234567890}'::json as j, null as z, map{1: [2]} as m, timestamptz '2026-03-12 10:00+00' as at, date '2026-03-12' as day,
-        timestamp '2026-03-12 10:00' as local, [1.5::decimal(3, 1)] as l"""
+        timestamp '2000-03-12 10:00:00.5' as local, timestamp '2000-03-12 10:00:00.000007' as exact, [1.5::decimal(3, 1)] as l"""
     assert document("sql", shop, query) == [
         {
             "d": Decimal("1.10"),
@@ -669,7 +684,8 @@ def test_json_keeps_every_digit_and_says_what_is_no_text(shop):
             "m": {"1": [2]},
             "at": "2026-03-12T10:00:00+00:00",
             "day": "2026-03-12",
-            "local": "2026-03-12T10:00:00",
+            "local": "2000-03-12T10:00:00.500",
+            "exact": "2000-03-12T10:00:00.000007",
             "l": [Decimal("1.5")],
         }
     ]
