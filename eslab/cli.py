@@ -41,7 +41,7 @@ __all__ = ["main"]
 
 ROWS: Final = 1000  # of a table: more are for a program, and rich must hold them all to size the columns
 WIDE: Final = 1_000_000  # columns where no terminal says how many it has: nothing is folded there, so that grep and awk find whole ids
-SHORT: Final = 26  # characters: a cell up to a time with its zone is never folded, a longer one gets at least so many
+SHORT: Final = 29  # characters: a cell up to a time with milliseconds and zone is never folded, a longer one gets at least so many
 GAP: Final = 2  # characters between two columns
 BATCH: Final = 5000  # rows of a query turned into JSON at once
 
@@ -178,7 +178,8 @@ def _plain(value: Any) -> Any:
         except UnicodeDecodeError:
             return {"$base64": base64.b64encode(value).decode()}
     if isinstance(value, dt.datetime):
-        told = value.isoformat(sep="T")
+        fraction = value.microsecond
+        told = value.isoformat(timespec="milliseconds" if fraction and not fraction % 1000 else "auto")
         return None if told == "NaT" else told
     return value
 
@@ -226,7 +227,7 @@ def _sentence(exc: Exception) -> str:
     if isinstance(exc, EslabError):
         return str(exc)
     if isinstance(exc, OSError):
-        return f"{exc.filename2 or exc.filename}: {exc.strerror}" if exc.filename else str(exc)
+        return ": ".join(str(part) for part in (exc.filename2 or exc.filename, exc.strerror or exc) if part)
     if "duckdb" in sys.modules and isinstance(exc, sys.modules["duckdb"].OperationalError):  # a disk or memory, as DuckDB found it
         return str(exc)
     if os.environ.get("ESLAB_TRACEBACK"):
@@ -657,8 +658,10 @@ def _answer(lab: Lab, query: str) -> tuple[list[str], Iterator[Sequence[Any]]]:
 
     names: list[str] = []
     for name in relation.columns:
-        taken = names.count(name)
-        names.append(f"{name}_{taken + 1}" if taken else name)
+        candidate, number = name, 2
+        while candidate in names:
+            candidate, number = f"{name}_{number}", number + 1
+        names.append(candidate)
     return names, rows()
 
 
