@@ -6,6 +6,7 @@ On a real Apache Kafka where Java and Maven are (or ESLAB_TEST_KAFKA names one),
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import statistics
 import sys
@@ -51,10 +52,8 @@ def fill(bootstrap: str, events: int, partitions: int) -> str:
     """Produce the synthetic orders, lz4, as a busy producer does."""
     topic = f"{TOPIC}-{time.time_ns()}"
     admin = confluent_kafka.admin.AdminClient({"bootstrap.servers": bootstrap})
-    try:
+    with contextlib.suppress(confluent_kafka.KafkaException):  # the embedded broker has no admin calls, and makes topics by itself
         admin.create_topics([confluent_kafka.admin.NewTopic(topic, partitions, 1)])[topic].result(20)
-    except confluent_kafka.KafkaException:  # the embedded broker has no admin calls, and makes topics by itself
-        pass
     producer = confluent_kafka.Producer({"bootstrap.servers": bootstrap, "compression.type": "lz4", "linger.ms": 50, "batch.size": 262_144})
     source = Orders(events)
     ranges = {("orders", at): (0, events // PARTITIONS) for at in range(PARTITIONS)}

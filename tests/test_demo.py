@@ -204,7 +204,7 @@ def ids(value, path):
 # --- what happens in it -------------------------------------------------------------------------
 
 
-def scanned(size):  # noqa: C901, PLR0912  one plain reading, a branch per phenomenon
+def scanned(size):
     """Every phenomenon found again by a plain reading of the records, knowing nothing of how they were made."""
     found = defaultdict(list)
     seen, charges, failed, released, reserved = Counter(), defaultdict(dict), set(), Counter(), Counter()
