@@ -12,7 +12,7 @@ from eslab.events import Events
 from eslab.model import Coordinates, Cut, Life
 from eslab.sql import ORDER, query
 
-__all__ = ["Clock", "at_event", "at_offsets", "at_time", "find_anything", "find_event"]
+__all__ = ["Clock", "at_event", "at_offsets", "at_time", "find_event"]
 
 OrderKey = tuple[dt.datetime, str, int, int, int]
 """A record's place in the lab's total order: order_at, topic, partition, incarnation, offset."""
@@ -127,24 +127,6 @@ def find_event(events: Events, told: str | Coordinates | tuple[str, int, int]) -
         )
     order_at, topic, partition, incarnation, offset, seen = found[0]
     return (order_at.astimezone(dt.UTC), topic, partition, incarnation, offset), seen
-
-
-def find_anything(events: Events, told: str) -> list[tuple[str, str, int, dt.datetime, dt.datetime]]:
-    """Every meaning that an id has: (as what, of which aggregate or event type, how often, first and last order_at). One scan of the id columns."""
-    return query(
-        events,
-        """with found as materialized (
-            select * from {rows} where $id in (aggregate_id, event_id, correlation_id, causation_id, trace_id, record_key)
-        ), meanings as (
-            select 1 as rank, 'aggregate' as kind, aggregate as name, order_at from found where aggregate_id = $id and aggregate <> ''
-            union all select 2, 'event', event_type, order_at from found where event_id = $id and first
-            union all select 3, 'correlation', '', order_at from found where correlation_id = $id and first
-            union all select 4, 'causation', '', order_at from found where causation_id = $id and first
-            union all select 5, 'trace', '', order_at from found where trace_id = $id and first
-            union all select 6, 'key', topic, order_at from found where record_key = $id and first
-        ) select kind, name, count(*), min(order_at), max(order_at) from meanings group by rank, kind, name order by rank, kind, name""",
-        {"id": told},
-    )
 
 
 def _cut(events: Events, offsets: dict[Life, int], label: str) -> Cut:

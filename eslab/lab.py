@@ -6,31 +6,30 @@ import contextlib
 import datetime as dt
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import duckdb
-import pandas as pd
-from tqdm.auto import tqdm
 
 from eslab import building, cuts, history, replay, sql, verify
 from eslab.capture import CapturePlan, Offsets, capture, plan
+from eslab.contents import Gaps, Info, Snapshot, span, told_of
 from eslab.cuts import Clock
 from eslab.errors import ConfigError, LabBusy, MomentError, NotALab
-from eslab.events import Events, Manifest, Suspect, newest_manifest
+from eslab.events import Events, Manifest, newest_manifest
 from eslab.history import History
 from eslab.mapping import Distrust, read_mapping, write_distrust
-from eslab.model import EACH, Coordinates, Cut, Life, Selection
+from eslab.model import EACH, Coordinates, Cut, Selection
+from eslab.progress import Bar
 from eslab.projection import MergeProjection, Projection
+from eslab.search import Found, find_anything
 from eslab.segments import Log, is_writing, writer_lock
-from eslab.sources import Chunk, Hole, Source, TopicPartition
+from eslab.sources import Source, TopicPartition
 from eslab.sources.opening import open_source
-from eslab.views import tables
 from eslab.world import World
 
-__all__ = ["Found", "Gaps", "Info", "Lab"]
+__all__ = ["Lab"]
 
 Bound = int | str | dt.datetime | Mapping[Any, Any] | None
 """Where a snapshot starts or stops: an offset for every partition, a time, or offsets by topic and partition."""
@@ -90,7 +89,7 @@ class Lab:
             for notice in first.notices:
                 self._say(notice)
             before = self._counts()
-            with _Bar("capturing", first.offsets, shown=progress) as bar:
+            with Bar("capturing", first.offsets, shown=progress) as bar:
                 again = self._following(planned, bar) if follow else None
                 for _ in capture(source, self._log, first, again=again, on_chunk=bar.chunk):
                     pass
@@ -121,7 +120,7 @@ class Lab:
         millis = -(-int(moment.timestamp() * 1_000_000) // 1000)  # the first whole millisecond that is not before it
         return {(one.topic, one.partition): source.offset_at(one.topic, one.partition, millis) for one in source.partitions(topics)}
 
-    def _following(self, planned: Callable[[], CapturePlan], bar: _Bar) -> Callable[[], CapturePlan]:
+    def _following(self, planned: Callable[[], CapturePlan], bar: Bar) -> Callable[[], CapturePlan]:
         built = time.monotonic()
 
         def again() -> CapturePlan:
@@ -144,7 +143,7 @@ class Lab:
             if last is not None and not sql.is_current(Events(self.path, last)):
                 sql.write_database(Events(self.path, last), self._log)
             return
-        with _Bar("sorting events", shown=progress) as bar:
+        with Bar("sorting events", shown=progress) as bar:
             manifest = building.update(self.path, self._log, mapping, say=self._say, on_records=bar.count)
         sql.write_database(Events(self.path, manifest), self._log)
         for state in manifest.lives:
@@ -250,7 +249,7 @@ class Lab:
         events = self._now()
         chosen = self._default(projection) if isinstance(projection, str) else projection
         todo = replay.plan(events, chosen, self._selection(events, at, clock), keys=keys, ended=ended)
-        with _Bar(f"replaying {chosen.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
+        with Bar(f"replaying {chosen.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
             return replay.run(todo, on_rows=bar.count)
 
     def sql(self, query: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
@@ -269,7 +268,7 @@ class Lab:
 
     def find(self, anything: str) -> Found:
         """Where an id is known: as an aggregate's, an event's, a correlation, a causation, a trace, a record key."""
-        return Found(str(anything), cuts.find_anything(self._now(), str(anything)), self._clock())
+        return Found(str(anything), find_anything(self._now(), str(anything)), self._clock())
 
     def gaps(self) -> Gaps:
         """Every range of offsets that the log has no record for, and why."""
@@ -277,7 +276,7 @@ class Lab:
 
     def verify(self, *, progress: bool = True) -> verify.Verification:
         """Read the whole log and say whether it still is what was captured."""
-        with _Bar("verifying", unit="files", shown=progress) as bar:
+        with Bar("verifying", unit="files", shown=progress) as bar:
             return verify.verify(self.path, self._log, newest_manifest(self.path), on_file=lambda: bar.count(1))
 
     def export(self, path: str | Path) -> Path:
@@ -324,17 +323,6 @@ def is_lab(path: Path) -> bool:
     return (path / "lab.toml").is_file() or (path / "log").is_dir()
 
 
-def span(manifest: Manifest) -> tuple[dt.datetime, dt.datetime] | None:
-    """The first and last moment of all captured records, by order_at."""
-    firsts = [counts.first_us for counts in manifest.topics.values() if counts.first_us is not None]
-    lasts = [counts.last_us for counts in manifest.topics.values() if counts.last_us is not None]
-    return (_utc(min(firsts)), _utc(max(lasts))) if firsts and lasts else None
-
-
-def _utc(micros: int) -> dt.datetime:
-    return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=micros)
-
-
 def _flat(bound: Mapping[Any, Any]) -> Iterator[tuple[TopicPartition, int]]:
     for key, value in bound.items():
         if isinstance(value, Mapping):
@@ -342,193 +330,3 @@ def _flat(bound: Mapping[Any, Any]) -> Iterator[tuple[TopicPartition, int]]:
         else:
             topic, partition = key
             yield (str(topic), int(partition)), int(value)
-
-
-def told_of(life: Life, suspect: Suspect) -> str:
-    """A clock that ran ahead, and the line that mends it."""
-    topic, partition, _ = life
-    whom = ", ".join(
-        f"{name} {value}" for name, value in (("source", suspect.source), ("producer", suspect.producer_id)) if value is not None
-    )
-    by = (
-        f"source={suspect.source!r}, "
-        if suspect.source is not None
-        else f"producer_id={suspect.producer_id}, "
-        if suspect.producer_id is not None
-        else ""
-    )
-    return (
-        f"{topic}[{partition}]: a clock ran up to {suspect.ahead_ms / 60_000:.1f} min ahead at offsets {suspect.start}–{suspect.next - 1}{f' ({whom})' if whom else ''}; "
-        f"{suspect.shadowed:,} records stand in its shadow. To mend it: lab.distrust({by}topic={topic!r}, partition={partition}, offsets=({suspect.start}, {suspect.next}))"
-    )
-
-
-class _Bar:
-    """A progress bar, or none, with the two ways in which it moves."""
-
-    def __init__(self, what: str, total: int | None = None, *, unit: str = "records", shown: bool) -> None:
-        self.records = 0
-        self._bar = tqdm(total=total or None, desc=what, unit=f" {unit}", unit_scale=True, disable=not shown, leave=False, delay=0.5)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def chunk(self, chunk: Chunk) -> None:
-        self.records += chunk.records.num_rows
-        self._bar.update(chunk.next - chunk.start)
-
-    def count(self, rows: int) -> None:
-        self._bar.update(rows)
-
-    def more(self, offsets: int) -> None:
-        if self._bar.total is not None:
-            self._bar.total += offsets
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What a snapshot brought."""
-
-    url: str
-    captured: int
-    counts: dict[str, int]
-    before: dict[str, int]
-
-    def __repr__(self) -> str:
-        fresh = {name: count - self.before[name] for name, count in self.counts.items()}
-        notes = [
-            f"{fresh[name]:,} {word}"
-            for name, word in (("undecodable", "undecodable"), ("unassigned", "without an aggregate's id"), ("tombstones", "tombstones"))
-            if fresh[name] > 0
-        ]
-        return f"<Snapshot of {self.url}: {self.captured:,} records captured{', of them ' + ', '.join(notes) if notes else ''}; {self.counts['records']:,} in the lab>"
-
-
-@dataclass(frozen=True, slots=True)
-class Info:
-    """What a lab holds: topics, records, events, time range, gaps, sizes, suspect clocks."""
-
-    path: Path
-    manifest: Manifest
-    gaps: int
-    bytes: int
-    clock: Clock
-
-    def df(self) -> pd.DataFrame:
-        """One row per topic."""
-        rows = [
-            {
-                "topic": topic,
-                "partitions": len({state.partition for state in self.manifest.lives if state.topic == topic}),
-                **{name: getattr(counts, name) for name in ("records", "events", "tombstones", "undecodable", "unassigned")},
-                "first": self._moment(counts.first_us),
-                "last": self._moment(counts.last_us),
-            }
-            for topic, counts in self.manifest.topics.items()
-        ]
-        return pd.DataFrame(
-            rows, columns=["topic", "partitions", "records", "events", "tombstones", "undecodable", "unassigned", "first", "last"]
-        )
-
-    @property
-    def notices(self) -> list[str]:
-        """What deserves a word: suspect clocks."""
-        return [told_of(state.life, suspect) for state in self.manifest.lives for suspect in state.suspects]
-
-    def __repr__(self) -> str:
-        if not self.manifest.topics:
-            return f'<Lab {self.path}: empty; fill it with lab.snapshot("kafka://host:port", ["topic"])>'
-        total = {
-            name: sum(getattr(counts, name) for counts in self.manifest.topics.values())
-            for name in ("records", "events", "undecodable", "unassigned")
-        }
-        covered = span(self.manifest)
-        times = f"{self.clock.show(covered[0])} to {self.clock.show(covered[1])}" if covered else "no times"
-        head = f"<Lab {self.path}: {total['records']:,} records, {total['events']:,} events, {len(self.manifest.topics)} topics, {times}, {self.gaps:,} gaps, {_size(self.bytes)}>"
-        lines = [
-            f"  {topic}: {counts.records:,} records, {counts.events:,} events"
-            + (f", {counts.undecodable:,} undecodable" if counts.undecodable else "")
-            for topic, counts in self.manifest.topics.items()
-        ]
-        aggregates = ", ".join(self.manifest.aggregates) or "none (name one in lab.toml)"
-        return "\n".join([head, *lines, f"  aggregates: {aggregates}", *(f"  suspect clock: {notice}" for notice in self.notices)])
-
-    def _repr_html_(self) -> str:
-        frame = self.df()
-        frame["first"], frame["last"] = ([self.clock.show(moment) for moment in frame[name]] for name in ("first", "last"))
-        head, *_ = repr(self).splitlines()
-        notices = "".join(
-            f"<p>{tables.escape(notice)}</p>" for notice in [f"aggregates: {', '.join(self.manifest.aggregates) or 'none'}", *self.notices]
-        )
-        return tables.html(list(frame.columns), frame.itertuples(index=False), caption=head.strip("<>"), empty="empty") + notices
-
-    def _moment(self, micros: int | None) -> dt.datetime | None:
-        return None if micros is None else _utc(micros).astimezone(self.clock.tz or dt.UTC)
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-class Found:
-    """Where an id is known."""
-
-    def __init__(self, what: str, rows: Sequence[tuple[str, str, int, dt.datetime, dt.datetime]], clock: Clock) -> None:
-        self.what, self._rows, self._clock = what, rows, clock
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def df(self) -> pd.DataFrame:
-        """One row per meaning: as (aggregate, event, correlation, causation, trace, key), name (the aggregate's or event type's), steps, first, last."""
-        zone = self._clock.tz or dt.UTC
-        frame = pd.DataFrame(self._rows, columns=["as", "name", "count", "first", "last"])
-        for name in ("first", "last"):
-            frame[name] = pd.to_datetime(frame[name], utc=True).dt.tz_convert(zone)
-        return frame
-
-    def __repr__(self) -> str:
-        lines = [
-            f"{self.what} is {kind} {name}: {count:,} from {self._clock.show(first)} to {self._clock.show(last)}"
-            for kind, name, count, first, last in self._rows
-        ]
-        return (
-            "\n".join(lines) or f"{self.what}: nothing captured has this id, as an aggregate, event, correlation, causation, trace or key"
-        )
-
-    def _repr_html_(self) -> str:
-        rows = [[kind, name, count, self._clock.show(first), self._clock.show(last)] for kind, name, count, first, last in self._rows]
-        return tables.html(["as", "name", "count", "first", "last"], rows, caption=self.what, empty="nothing captured has this id")
-
-
-class Gaps:
-    """Ranges of offsets without records, and why."""
-
-    def __init__(self, holes: Sequence[tuple[Life, Hole]]) -> None:
-        self._holes = holes
-
-    def __len__(self) -> int:
-        return len(self._holes)
-
-    def df(self) -> pd.DataFrame:
-        """One row per gap: topic, partition, incarnation, start, next (exclusive), offsets, cause."""
-        rows = [(*life, hole.start, hole.next, hole.next - hole.start, hole.cause) for life, hole in self._holes]
-        return pd.DataFrame(rows, columns=["topic", "partition", "incarnation", "start", "next", "offsets", "cause"])
-
-    def __repr__(self) -> str:
-        causes = self.df().groupby("cause")["offsets"].agg(["count", "sum"])
-        said = ", ".join(f"{row['count']:,} by {cause} ({row['sum']:,} offsets)" for cause, row in causes.iterrows())
-        return f"<Gaps: {said or 'none'}>"
-
-    def _repr_html_(self) -> str:
-        frame = self.df()
-        return tables.html(
-            list(frame.columns), frame.head(50).itertuples(index=False), caption=repr(self).strip("<>"), empty="every offset has its record"
-        )

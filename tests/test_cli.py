@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 import eslab
 from eslab import cli
+from eslab.cli.output import printable
 from eslab.model import dumps
 from eslab.segments import writer_lock
 from eslab.sources.memory import MemorySource
@@ -630,7 +631,7 @@ def test_markup_in_values_is_text(shop):
 
 @given(st.text())
 def test_shown_text_is_printable_and_keeps_what_was(text):
-    shown = cli._printable(text)
+    shown = printable(text)
     assert shown.isprintable()
     assert shown == text or not text.isprintable()
 

@@ -1,0 +1,26 @@
+"""The shell: every command delegates to `eslab.Lab`, and none holds logic of its own.
+
+The answer goes to stdout, as a table or as one JSON document; notices, progress and what a projection prints go to stderr.
+Exit codes: 0 fine, 1 a clear no, 2 usage, 130 Ctrl-C.
+"""
+
+from eslab.cli.asking import at, diff, find, history
+from eslab.cli.capturing import demo, export, info, snapshot, verify
+from eslab.cli.command import main
+from eslab.cli.querying import sql
+
+__all__ = ["main"]
+
+for one in (
+    demo,
+    snapshot,
+    info,
+    verify,
+    find,
+    history,
+    at,
+    diff,
+    sql,
+    export,
+):  # the order of --help: from making a lab to taking it elsewhere
+    main.add_command(one)

@@ -1,0 +1,210 @@
+"""Commands about one id: find it, walk its history, see it at a moment, compare two moments."""
+# ruff: noqa: PLC0415  pandas, Arrow and DuckDB take most of a second: commands import them when they run, so that --help need not wait
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eslab.cli.command import Command, fold_options, json_option, lab_argument, one_aggregate, open_lab
+from eslab.cli.loading import load_projection
+from eslab.cli.output import Out, cell, embedded, note, rows_of, to_json
+
+if TYPE_CHECKING:
+    from eslab.history import History, Step
+    from eslab.lab import Lab
+    from eslab.model import Event
+
+__all__ = ["at", "diff", "find", "history"]
+
+
+@click.command(cls=Command)
+@lab_argument
+@click.argument("anything", metavar="ID")
+@json_option
+@click.pass_context
+def find(ctx: click.Context, folder: str, anything: str, tz: str | None, *, as_json: bool) -> None:
+    """Tell what an id is known as.
+
+    An aggregate's, an event's, a correlation, a causation, a trace, a record key.
+    """
+    found = open_lab(folder, tz).find(anything)
+    frame = found.df()
+    if as_json:
+        ctx.obj.json(rows_of(frame))
+    elif len(found):
+        ctx.obj.table(list(frame.columns), frame.itertuples(index=False))
+        ctx.obj.again("find", folder, anything, tz=tz)
+    if not len(found):
+        note(repr(found))
+        ctx.exit(1)
+
+
+@click.command(cls=Command)
+@one_aggregate
+@click.option("--at", metavar="TIME", help="Until this moment, inclusive. Default: all that is captured.")
+@fold_options
+@click.pass_obj
+def history(out: Out, /, *, at: str | None, as_json: bool, **asked: Any) -> None:
+    """Show what happened to one aggregate, step by step."""
+    lab, found = open_history(**asked, at=at)
+    if as_json:
+        note_partial(found.partial)
+        out.json(rows_of(found.df().reset_index()))
+        return
+    out.line(repr(found).strip("<>"))
+    columns = ["version", "event", "recorded", "id", "changes", "marks"]
+    out.table(columns, (_step(lab, step) for step in found))
+    _again(out, "history", asked, at=at and word(lab.moment(at)))
+
+
+@click.command(cls=Command)
+@one_aggregate
+@click.argument("moment", required=False)
+@click.option("--version", type=click.IntRange(min=0), help="After so many steps; 0 is before the first.")
+@click.option("--event", metavar="ID", help="After everything up to and with this event.")
+@click.option("--cut", metavar="JSON", help="Up to a cut, as --json prints it.")
+@fold_options
+@click.pass_obj
+def at(out: Out, /, *, moment: str | None, version: int | None, event: str | None, cut: str | None, as_json: bool, **asked: Any) -> None:
+    """Show one aggregate as it was at a moment.
+
+    MOMENT is a time (inclusive) or a version like v3; without one, all that is captured counts.
+    """
+    from eslab.model import Cut
+
+    if sum(one is not None for one in (moment, version, event, cut)) > 1:
+        raise click.UsageError("name one moment: MOMENT, --version, --event or --cut")
+    lab, found = open_history(**asked)
+    if moment is not None:
+        told = moment_of(lab, moment)
+        state, words = found.at(told), [word(told)]
+    else:
+        state = found.at(version=version, event_id=event, cut=None if cut is None else Cut.from_json(cut))
+        words = [word(state.version)] if event is None and cut is None else []
+    last = told_event(lab, state.event)
+    if as_json:
+        note_partial(state.partial)
+        out.json(
+            {
+                "aggregate": state.aggregate,
+                "aggregate_id": state.aggregate_id,
+                "version": state.version,
+                "value": state.value,
+                "event": last or None,
+                "partial": state.partial,
+                "note": state.note,
+                "cut": embedded(state.cut.to_json()),
+            }
+        )
+        return
+    out.line(repr(state).rpartition("\n")[0])
+    if last:
+        out.line(f"after {last['event_type']} {last['event_id']}, recorded {cell(last['recorded_at'])}, at {last['at']}")
+    out.table(["field", "value"], state.value.items() if isinstance(state.value, dict) else [["", state.value]])
+    _again(out, "at", asked, *words, event=event, cut=cut)
+
+
+@click.command(cls=Command)
+@one_aggregate
+@click.argument("before")
+@click.argument("after")
+@fold_options
+@click.pass_obj
+def diff(out: Out, /, *, before: str, after: str, as_json: bool, **asked: Any) -> None:
+    """Show what changed in one aggregate between two moments.
+
+    BEFORE and AFTER are times (inclusive) or versions like v3.
+    """
+    from eslab.model import MISSING, format_path
+
+    lab, found = open_history(**asked)
+    sides = [moment_of(lab, before), moment_of(lab, after)]
+    changes = found.diff(*sides)
+    if as_json:
+        note_partial(found.partial)
+        sided = ({"path": format_path(one.path), "before": one.before, "after": one.after} for one in changes)
+        out.json([{name: value for name, value in change.items() if value is not MISSING} for change in sided])
+        return
+    if changes:
+        shown = (
+            [format_path(one.path) or "(all)", *("—" if side is MISSING else to_json(side).decode() for side in (one.before, one.after))]
+            for one in changes
+        )
+        out.table(["path", "before", "after"], shown)
+    else:
+        out.line("no changes")
+    _again(out, "diff", asked, *map(word, sides))
+
+
+def moment_of(lab: Lab, told: str) -> int | dt.datetime:
+    """A version, `v3` or `3`, or a time."""
+    version = re.fullmatch(r"v?(\d+)", told)
+    return int(version[1]) if version else lab.moment(told)
+
+
+def word(moment: int | dt.datetime) -> str:
+    return f"v{moment}" if isinstance(moment, int) else moment.isoformat()
+
+
+def open_history(
+    *, folder: str, aggregate: str, aggregate_id: str, projection: str | None, clock: str, tz: str | None, at: str | None = None
+) -> tuple[Lab, History]:
+    lab = open_lab(folder, tz)
+    until = None if at is None else lab.moment(at)
+    return lab, lab.history(aggregate, aggregate_id, projection=load_projection(projection), at=until, clock=clock)
+
+
+def _again(out: Out, command: str, asked: Mapping[str, Any], *words: str, **options: str | None) -> None:
+    clock = asked["clock"] if asked["clock"] != "recorded" else None
+    out.again(
+        command,
+        asked["folder"],
+        asked["aggregate"],
+        asked["aggregate_id"],
+        *words,
+        **options,
+        projection=asked["projection"],
+        clock=clock,
+        tz=asked["tz"],
+    )
+
+
+def note_partial(partial: str) -> None:
+    if partial:
+        note(f"partial: {partial}")
+
+
+def _step(lab: Lab, step: Step) -> list[Any]:
+    """A step as a row: version, event, recorded, id, changes, marks."""
+    seen = told_event(lab, step.event)
+    marks = ", ".join(step.marks) + (f": {step.problem}" if step.problem else "")
+    return [
+        step.version,
+        seen["event_type"] or "(undecodable)",
+        seen["recorded_at"],
+        seen["event_id"] or seen["at"],
+        "; ".join(map(str, step.changes)),
+        marks,
+    ]
+
+
+def told_event(lab: Lab, event: Event | None) -> dict[str, Any]:
+    """What there is to say about an event, in the words of `History.df`; nothing about none."""
+    from eslab.model import TOMBSTONE
+
+    if event is None:
+        return {}
+    zone = lab.tz or dt.UTC
+    return {
+        "event_type": "(tombstone)" if event.type is TOMBSTONE else event.type,
+        "recorded_at": event.recorded_at and event.recorded_at.astimezone(zone),
+        "happened_at": event.happened_at and event.happened_at.astimezone(zone),
+        "event_id": event.id,
+        "source": event.source,
+        "at": str(event.coordinates),
+    }

@@ -1,0 +1,47 @@
+"""A projection that the user named as `file.py:name`."""
+# ruff: noqa: PLC0415  pandas, Arrow and DuckDB take most of a second: commands import them when they run, so that --help need not wait
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eslab.errors import ProjectionError
+
+if TYPE_CHECKING:
+    from eslab.projection import Projection
+
+__all__ = ["load_projection"]
+
+
+def load_projection(told: str | None) -> Projection | None:
+    """The projection in a Python file that the user named. Runs the file, as a script that stands in its folder."""
+    from importlib.machinery import SourceFileLoader
+    from importlib.util import module_from_spec, spec_from_loader
+
+    from eslab.projection import Projection
+
+    if told is None:
+        return None
+    file, _, name = told.rpartition(":")
+    path = Path(file).absolute()
+    if not name or not path.is_file():
+        raise ProjectionError(f"--projection {told}: " + (f"there is no file {file}" if file and name else "write it as file.py:name"))
+    loader = SourceFileLoader("eslab_projection", str(path))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = sys.modules[loader.name] = module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    try:
+        loader.exec_module(module)
+    except (Exception, SystemExit) as exc:
+        lines = [frame.lineno for frame in traceback.extract_tb(exc.__traceback__) if frame.filename == str(path)]
+        where = f"{file}, line {lines[-1]}" if lines else file
+        raise ProjectionError(f"{where}: {type(exc).__name__}: {exc}") from exc
+    found = getattr(module, name, None)
+    if not isinstance(found, Projection):
+        others = ", ".join(other for other, value in vars(module).items() if isinstance(value, Projection))
+        raise ProjectionError(f"{file} has no projection called {name}; it has {others or 'none'}")
+    return found
