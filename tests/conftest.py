@@ -1,28 +1,39 @@
-"""Fixtures that speak to Kafka: a real one, and librdkafka's embedded mock broker."""
+"""Fixtures that are not cheap: a real Kafka, librdkafka's embedded mock broker, a real browser.
+
+A test that uses one is marked with its name. Where the thing cannot be had the test is skipped; `ESLAB_REQUIRE=kafka,browser` makes that a failure.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import browser
 import confluent_kafka as ck
+import kafka_cluster
 import pytest
-from kafka_cluster import QUIET, KafkaCluster, missing
+from browser import Chromium, Watched
+from kafka_cluster import QUIET, KafkaCluster
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 REQUIRED = os.environ.get("ESLAB_REQUIRE", "").split(",")  # there, a missing thing is a failure and not a skip
+MARKS = {"kafka": "kafka", "chromium": "browser"}  # fixture -> the mark of the tests that use it, directly or not
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "kafka" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.kafka)
+        for mark in {MARKS[name] for name in getattr(item, "fixturenames", ()) if name in MARKS}:
+            item.add_marker(mark)
 
 
-def need_kafka() -> None:
-    """Skip the test where no Kafka can be started, or fail it where one is required."""
-    if reason := missing():
-        if "kafka" in REQUIRED:
-            pytest.fail(f"ESLAB_REQUIRE names kafka, but {reason}")
+def need(name: str, reason: str | None) -> None:
+    """Skip the test if there is a reason why what it needs is missing, or fail it where that is required."""
+    if reason and name in REQUIRED:
+        pytest.fail(f"ESLAB_REQUIRE names {name}, but {reason}")
+    if reason:
         pytest.skip(reason)
 
 
@@ -35,7 +46,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     if address := os.environ.get("ESLAB_TEST_KAFKA"):
         yield KafkaCluster.at(address)
         return
-    need_kafka()
+    need("kafka", kafka_cluster.missing())
     with KafkaCluster(tmp_path_factory.mktemp("kafka")) as cluster:
         yield cluster
 
@@ -55,3 +66,24 @@ def embedded() -> Iterator[str]:
     (node,) = broker.list_topics(timeout=10).brokers.values()
     yield f"{node.host}:{node.port}"
     del broker
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Chromium]:
+    """The browser of this process, started by the first test that asks for it."""
+    need("browser", browser.missing())
+    with Chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def watched() -> Watched:
+    return Watched()
+
+
+@pytest.fixture
+def page(chromium: Chromium, watched: Watched) -> Iterator[Page]:
+    """A blank page. The test fails if a request would have left this machine, or if an error was caught nowhere; see `watched`."""
+    with chromium.page(watched) as opened:
+        yield opened
+    assert watched == Watched()
