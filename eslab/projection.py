@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from eslab.errors import ProjectionError
 from eslab.model import EACH, TOMBSTONE, Event, Path
@@ -50,6 +50,14 @@ class Projection:
             return handler
 
         return register
+
+    def copy(self, *, name: str | None = None, version: int | None = None) -> Self:
+        """The same fold under another name or, by default, the next version: what is registered on one no longer touches the other."""
+        other = copy.copy(self)
+        other.name = self.name if name is None else name
+        other.version = (self.version + 1 if name is None else self.version) if version is None else version
+        other._handlers = dict(self._handlers)  # noqa: SLF001  another of this class
+        return other
 
     @property
     def types(self) -> tuple[str, ...]:

@@ -187,6 +187,18 @@ def test_a_handler_sees_the_whole_event_and_is_replaced_when_defined_again(lab):
     assert len(world) == 3
 
 
+def test_a_copied_projection_is_the_next_version_and_changes_apart_from_the_first():
+    first = eslab.Projection("seen", aggregate="order", initial={"n": 0})
+    first.on("OrderCreated")(lambda state, event: {"n": state["n"] + 1})
+    second = first.copy()
+    second.on("OrderCreated")(lambda state, event: {"n": state["n"] + 10})
+    second.on("OrderShipped")(lambda state, event: state)
+    assert (first.version, second.version, second.name, first.types) == (1, 2, "seen", ("OrderCreated",))
+    assert (first.copy(name="other").version, first.copy(version=7).version) == (1, 7)
+    toy = eslab.play([{"eventType": "OrderCreated", "data": {"orderId": "o1"}}])
+    assert [dict(toy.replay(one, progress=False)) for one in (first, second)] == [{"o1": {"n": 1}}, {"o1": {"n": 10}}]
+
+
 def test_a_handler_that_raises_fails_its_key_alone_and_the_world_says_so(lab):
     picky = eslab.Projection("picky", aggregate="order")
 
