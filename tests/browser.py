@@ -112,7 +112,7 @@ class Chromium:
             context.set_default_timeout(WAIT_MS)
             context.route(OUTSIDE, lambda route: (watched.outside.append(route.request.url), route.abort()))
             context.route_web_socket(OUTSIDE, lambda socket: (watched.outside.append(socket.url), socket.close()))
-            context.on("weberror", lambda error: watched.errors.append(str(error.error)))
+            context.on("weberror", lambda error: watched.errors.append(error.error.stack or error.error.message))
             try:
                 yield context.new_page()
             finally:

@@ -160,3 +160,21 @@ def test_committed_outputs_fail_a_notebook(tmp_path):
     book.cells[0].outputs = [nbformat.v4.new_output("stream", name="stdout", text="1")]
     nbformat.write(book, path)
     assert run(path) == ["cell 0: outputs are committed; clear them (Kernel, Restart Kernel and Clear Outputs)"]
+
+
+def test_whoever_tries_to_leave_the_machine_is_refused_and_counted(tmp_path):
+    told = run(
+        _notebook(
+            tmp_path,
+            "import contextlib, socket, subprocess, sys, urllib.request",
+            "with contextlib.suppress(OSError): urllib.request.urlopen('http://example.org/data.json', timeout=5)",
+            "with contextlib.suppress(OSError): socket.create_connection(('192.0.2.1', 80), timeout=5)",
+            "subprocess.run([sys.executable, '-c', 'import socket; socket.gethostbyname(\"child.example.org\")'], capture_output=True).returncode",
+            "server = socket.create_server(('127.0.0.1', 0)); socket.create_connection(server.getsockname())",
+        )
+    )
+    assert told == [
+        "tried to leave this machine: socket.getaddrinfo example.org",
+        "tried to leave this machine: socket.getaddrinfo 192.0.2.1",
+        "tried to leave this machine: socket.gethostbyname child.example.org",
+    ]

@@ -1,0 +1,191 @@
+"""A real JupyterLab for tests: its own settings, a free port on loopback, kernels that import this checkout.
+
+with JupyterLab(tmp_path) as lab:
+    notebook = lab.open(page, "00-tour.ipynb")      # in tmp_path
+    notebook.run_all()
+    assert notebook.errors() == []
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import nbformat
+from kafka_cluster import wait_for
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+ROOT = Path(__file__).resolve().parent.parent
+START_S = 60  # it answers after 2 to 4 s on an idle machine
+RUN_S = 120
+
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},  # asks before it asks the outside
+    "docmanager-extension/plugin": {"autosave": False},
+}
+
+
+class JupyterLab:
+    """A server over `folder`; it ends with the block, and its kernels with it."""
+
+    def __init__(self, folder: Path, *, home: Path) -> None:
+        self.folder = folder
+        self._home = home
+        self._token = secrets.token_hex(16)
+        for name, settings in SETTINGS.items():
+            path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(settings))
+        environment = {
+            **os.environ,
+            "IPYTHONDIR": str(home / "ipython"),
+            "JUPYTER_CONFIG_DIR": str(home / "config"),
+            "JUPYTER_DATA_DIR": str(home / "data"),
+            "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+            "JUPYTER_NO_CONFIG": "",
+            "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+            "PYTHONPATH": str(ROOT),
+        }
+        self._said = (home / "said").open("wb")
+        self._process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", "--port=0", "--allow-root"),
+                f"--ServerApp.root_dir={folder}",
+                f"--IdentityProvider.token={self._token}",
+                "--LabApp.expose_app_in_browser=True",
+                "--JupyterNotebookApp.expose_app_in_browser=True",
+                "--LabApp.extension_manager=readonly",
+                "--LabApp.news_url=None",
+            ],
+            env=environment,
+            stdout=self._said,
+            stderr=self._said,
+        )
+        try:
+            (file,) = wait_for(lambda: list((home / "runtime").glob("jpserver-*.json")), f"JupyterLab, see {home / 'said'}", START_S)
+            self.url = json.loads(file.read_text())["url"]
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._said.close()
+
+    def open(self, page: Page, name: str, *, app: str = "lab") -> Notebook:
+        """Open a notebook of `folder` in JupyterLab (`app="lab"`) or in Notebook 7 (`app="notebooks"`); its kernel has started."""
+        path = f"{app}/tree/{name}?reset" if app == "lab" else f"{app}/{name}"
+        page.goto(f"{self.url}{path}{'&' if '?' in path else '?'}token={self._token}")
+        page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel")
+        notebook = Notebook(page)
+        notebook.call("await nb.sessionContext.session.kernel.info")
+        return notebook
+
+
+IN_PAGE = """async ([body, arguments_, seconds]) => {
+    const app = window.jupyterapp;
+    const nb = app.shell.currentWidget;
+    const run = new (Object.getPrototypeOf(async () => {}).constructor)("app", "nb", "args", body);
+    const late = new Promise((_, reject) => setTimeout(() => reject(new Error(`not done after ${seconds} s: ${body}`)), 1000 * seconds));
+    return Promise.race([run(app, nb, arguments_), late]);
+}"""
+
+# What the charts of a notebook show, from the scene that their renderer draws: for each the items of its marks, axes and legends left out.
+CHARTS = """
+    const charts = [];
+    const count = (group, found) => {
+        for (const mark of group.items ?? []) {
+            if (mark.marktype === "group") { for (const item of mark.items) count(item, found); continue; }
+            if (mark.role !== "mark") continue;
+            const shown = mark.items.filter((item) => item.bounds.width() + item.bounds.height() > 0 && (item.opacity ?? 1) > 0);
+            found[mark.marktype] = (found[mark.marktype] ?? 0) + shown.length;
+        }
+        return found;
+    };
+    const walk = (widget, cell) => {
+        if (widget._result?.view) charts.push({cell, marks: count(widget._result.view.scenegraph().root, {})});
+        for (const child of widget.layout ?? []) walk(child, cell);
+    };
+    nb.content.widgets.forEach((widget, cell) => { if (widget.outputArea) walk(widget.outputArea, cell); });
+    return charts;
+"""
+
+
+class Notebook:
+    """The notebook that is open in `page`, in JupyterLab or in Notebook 7."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+
+    def call(self, body: str, *args: Any, timeout_s: float = RUN_S) -> Any:
+        """Run an asynchronous function in the page; it knows `app`, the notebook's panel `nb`, and `args`."""
+        return self.page.evaluate(IN_PAGE, [body, list(args), timeout_s])
+
+    def run_all(self) -> None:
+        """Run every cell; return when the last has ended, whether well or not."""
+        self.call("await app.commands.execute('notebook:run-all-cells')")
+
+    def theme(self, name: str) -> None:
+        """`JupyterLab Light` or `JupyterLab Dark`."""
+        self.call("await app.commands.execute('apputils:change-theme', {theme: args[0]})", name)
+        light = "true" if "Light" in name else "false"
+        self.page.wait_for_selector(f"body[data-jp-theme-name='{name}'][data-jp-theme-light='{light}']", state="attached")
+
+    def ask(self, code: str) -> str:
+        """What `code` prints in the notebook's kernel, beside its cells."""
+        return self.call(
+            """
+            const future = nb.sessionContext.session.kernel.requestExecute({code: args[0], store_history: false});
+            let said = "";
+            future.onIOPub = ({header, content}) => {
+                if (header.msg_type === "stream") said += content.text;
+                if (header.msg_type === "error") said += content.traceback.join("\\n");
+            };
+            await future.done;
+            return said;
+            """,
+            code,
+        ).strip()
+
+    def content(self) -> nbformat.NotebookNode:
+        return nbformat.from_dict(self.call("return nb.content.model.toJSON()"))
+
+    def errors(self) -> list[str]:
+        """What cells raised, and what they wrote to stderr."""
+        found = []
+        for number, cell in enumerate(self.content().cells):
+            for output in cell.get("outputs", ()):
+                if output.output_type == "error":
+                    found.append(f"cell {number} raised {output.ename}: {output.evalue}")
+                elif output.get("name") == "stderr":
+                    found.append(f"cell {number} wrote to stderr: {output.text}")
+        return found
+
+    def output(self, source: str) -> Locator:
+        """Where the first code cell whose source holds `source` shows what came out of it."""
+        cells = self.content().cells
+        number = next(n for n, cell in enumerate(cells) if cell.cell_type == "code" and source in cell.source)
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(number).locator(".jp-Cell-outputArea")
+
+    def charts(self) -> list[dict[str, Any]]:
+        """The charts that are drawn: `cell`, and how many visible items its `marks` have, by type."""
+        return self.call(CHARTS)
