@@ -35,7 +35,7 @@ FLAGS = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",  # what escapes the routes, a prefetch say, finds no name
 ]
 OUTSIDE = re.compile(r"^(?!(https?|wss?)://(127\.0\.0\.1|localhost|\[::1\])([:/]|$))(?!(file|data|blob|about|chrome-error):)")
-WAIT_MS = 15_000  # Lab on a busy machine; a local page answers in milliseconds
+WAIT_MS = 30_000  # JupyterLab on a busy machine; a page of ours answers in milliseconds
 
 
 def executable() -> str | None:
@@ -91,11 +91,12 @@ class Chromium:
 
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
+        before = asyncio._get_running_loop()  # ours, if one page is opened beside another
         asyncio._set_running_loop(self._loop)
         try:
             yield
         finally:
-            asyncio._set_running_loop(None)
+            asyncio._set_running_loop(before)
 
     @contextlib.contextmanager
     def page(self, watched: Watched, **options: Any) -> Iterator[Page]:

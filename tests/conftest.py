@@ -6,6 +6,7 @@ A test that uses one is marked with its name. Where the thing cannot be had the 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,10 @@ import confluent_kafka as ck
 import kafka_cluster
 import pytest
 from browser import Chromium, Watched
+from jupyter import ROOT, JupyterLab
 from kafka_cluster import QUIET, KafkaCluster
+
+import eslab
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -25,8 +29,11 @@ MARKS = {"kafka": "kafka", "chromium": "browser"}  # fixture -> the mark of the 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for mark in {MARKS[name] for name in getattr(item, "fixturenames", ()) if name in MARKS}:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        for mark in {MARKS[name] for name in fixtures if name in MARKS}:
             item.add_marker(mark)
+        if "jupyterlab" in fixtures:
+            item.add_marker(pytest.mark.xdist_group("jupyterlab"))  # one server is enough: all of them go to one worker
 
 
 def need(name: str, reason: str | None) -> None:
@@ -87,3 +94,15 @@ def page(chromium: Chromium, watched: Watched) -> Iterator[Page]:
     with chromium.page(watched) as opened:
         yield opened
     assert watched == Watched()
+
+
+@pytest.fixture(scope="session")
+def jupyterlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JupyterLab]:
+    """A JupyterLab over a folder that looks like a checkout in which `make lab` ran: `notebooks/` and `data/shop`."""
+    need("browser", browser.missing())
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    (folder / "data").mkdir()
+    with JupyterLab(folder, home=tmp_path_factory.mktemp("jupyter")) as started:
+        eslab.demo(folder / "data" / "shop", progress=False)
+        yield started

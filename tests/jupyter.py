@@ -91,23 +91,29 @@ class JupyterLab:
             self._process.wait()
         self._said.close()
 
-    def open(self, page: Page, name: str, *, app: str = "lab") -> Notebook:
-        """Open a notebook of `folder` in JupyterLab (`app="lab"`) or in Notebook 7 (`app="notebooks"`); its kernel has started."""
-        path = f"{app}/tree/{name}?reset" if app == "lab" else f"{app}/{name}"
-        page.goto(f"{self.url}{path}{'&' if '?' in path else '?'}token={self._token}")
-        page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel")
-        notebook = Notebook(page)
-        notebook.call("await nb.sessionContext.session.kernel.info")
+    def open(self, page: Page, path: str, *, app: str = "lab") -> Notebook:
+        """Open a notebook of `folder` in JupyterLab (`app="lab"`) or in Notebook 7 (`app="notebooks"`); return once its kernel has started.
+
+        In a page that shows JupyterLab already it becomes one more tab.
+        """
+        notebook = Notebook(page, path)
+        if app == "lab" and page.url.startswith(f"{self.url}lab"):
+            page.evaluate("(path) => window.jupyterapp.commands.execute('docmanager:open', {path})", path)
+        else:
+            page.goto(f"{self.url}{'lab/tree' if app == 'lab' else app}/{path}?token={self._token}")
+        page.wait_for_function(f"(path) => {PANEL}?.sessionContext?.session?.kernel", arg=path)
+        notebook.call("await nb.context.ready; await nb.sessionContext.session.kernel.info")
         return notebook
 
 
-IN_PAGE = """async ([body, arguments_, seconds]) => {
+PANEL = "[...(window.jupyterapp?.shell.widgets('main') ?? [])].find((panel) => panel.context?.path === path)"
+IN_PAGE = """async ([path, body, arguments_, seconds]) => {
     const app = window.jupyterapp;
-    const nb = app.shell.currentWidget;
+    const nb = %s;
     const run = new (Object.getPrototypeOf(async () => {}).constructor)("app", "nb", "args", body);
     const late = new Promise((_, reject) => setTimeout(() => reject(new Error(`not done after ${seconds} s: ${body}`)), 1000 * seconds));
     return Promise.race([run(app, nb, arguments_), late]);
-}"""
+}""".replace("%s", PANEL)
 
 # What the charts of a notebook show, from the scene that their renderer draws: for each the items of its marks, axes and legends left out.
 CHARTS = """
@@ -131,18 +137,23 @@ CHARTS = """
 
 
 class Notebook:
-    """The notebook that is open in `page`, in JupyterLab or in Notebook 7."""
+    """A notebook that is open in `page`, in JupyterLab or in Notebook 7."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, path: str) -> None:
         self.page = page
+        self._path = path
 
     def call(self, body: str, *args: Any, timeout_s: float = RUN_S) -> Any:
         """Run an asynchronous function in the page; it knows `app`, the notebook's panel `nb`, and `args`."""
-        return self.page.evaluate(IN_PAGE, [body, list(args), timeout_s])
+        return self.page.evaluate(IN_PAGE, [self._path, body, list(args), timeout_s])
+
+    def close(self) -> None:
+        """Close its tab without saving, and end its kernel."""
+        self.call("await nb.sessionContext.shutdown(); nb.dispose()")
 
     def run_all(self) -> None:
         """Run every cell; return when the last has ended, whether well or not."""
-        self.call("await app.commands.execute('notebook:run-all-cells')")
+        self.call("app.shell.activateById(nb.id); await app.commands.execute('notebook:run-all-cells')")
 
     def theme(self, name: str) -> None:
         """`JupyterLab Light` or `JupyterLab Dark`."""
@@ -181,10 +192,12 @@ class Notebook:
         return found
 
     def output(self, source: str) -> Locator:
-        """Where the first code cell whose source holds `source` shows what came out of it."""
+        """Where the first code cell whose source holds `source` shows what came out of it, scrolled into view."""
         cells = self.content().cells
         number = next(n for n, cell in enumerate(cells) if cell.cell_type == "code" and source in cell.source)
-        return self.page.locator(".jp-Notebook .jp-Cell").nth(number).locator(".jp-Cell-outputArea")
+        cell = self.page.locator(f"#{self.call('return nb.id')} .jp-Notebook .jp-Cell").nth(number)
+        cell.evaluate("(cell) => cell.scrollIntoView()")  # what is out of sight has no text yet: its content-visibility is auto
+        return cell.locator(".jp-Cell-outputArea")
 
     def charts(self) -> list[dict[str, Any]]:
         """The charts that are drawn: `cell`, and how many visible items its `marks` have, by type."""

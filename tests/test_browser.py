@@ -73,7 +73,9 @@ def test_other_loops_run_between_two_uses_of_the_browser(chromium: Chromium):
 
     for _ in range(2):
         with chromium.page(Watched()) as page:
-            assert page.evaluate("1 + 1") == 2
+            with chromium.page(Watched()) as other:
+                assert other.evaluate("1 + 1") == 2
+            assert page.evaluate("2 + 2") == 4
         assert asyncio.run(answer()) == 42
 
 
