@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 REQUIRED = os.environ.get("ESLAB_REQUIRE", "").split(",")  # there, a missing thing is a failure and not a skip
-MARKS = {"kafka": "kafka", "chromium": "browser"}  # fixture -> the mark of the tests that use it, directly or not
+MARKS = {"kafka": "kafka", "secured": "kafka", "chromium": "browser"}  # fixture -> the mark of the tests that use it, directly or not
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

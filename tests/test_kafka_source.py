@@ -389,7 +389,8 @@ def test_an_address_that_is_none_is_refused(url: str):
 def test_a_password_is_neither_accepted_in_the_address_nor_shown():
     with pytest.raises(SourceError) as refused:
         KafkaSource("kafka://bob:hunter2@localhost:9092")
-    source = KafkaSource("kafka://localhost:9092", sasl_plain_username="bob", sasl_plain_password="hunter2")
+    login = {"sasl_mechanism": "PLAIN", "sasl_plain_username": "bob", "sasl_plain_password": "hunter2"}
+    source = KafkaSource("kafka://localhost:9092", security_protocol="SASL_SSL", **login)
 
     assert "hunter2" not in str(refused.value)
     assert "hunter2" not in repr(source) + source.url

@@ -50,15 +50,32 @@ def demo(out: Out, folder: str, events: int, seed: int, kafka: str | None) -> No
 )
 @click.option("--stop", multiple=True, callback=_bound, help="Up to here, exclusive; written like --start.")
 @click.option("--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option(
+    "--config", metavar="FILE", type=click.Path(), help="How to log in to Kafka: a client.properties file, as other clients have it."
+)
+@click.option("--uncommitted", is_flag=True, help="Capture what open and aborted transactions wrote, too.")
 @click.pass_obj
-def snapshot(out: Out, *, folder: str, url: str, topics: tuple[str, ...], start: Any, stop: Any, follow: bool, tz: str | None) -> None:
+def snapshot(
+    out: Out,
+    *,
+    folder: str,
+    url: str,
+    topics: tuple[str, ...],
+    start: Any,
+    stop: Any,
+    follow: bool,
+    config: str | None,
+    uncommitted: bool,
+    tz: str | None,
+) -> None:
     """Capture what is in a source and not yet in the lab.
 
     URL is kafka://host:port, a file, a folder or a glob; without a TOPIC, all topics. Makes the lab; run it again to go on from there.
     """
     lab = open_lab(folder, tz, make=True)
     out.stopped = "stopped; all that was committed is kept, and the same command goes on from there"
-    made = lab.snapshot(url, list(topics) or None, start=start, stop=stop, follow=follow, progress=sys.stderr.isatty())
+    settings: dict[str, Any] = {**({"config": config} if config else {}), **({"isolation": "read_uncommitted"} if uncommitted else {})}
+    made = lab.snapshot(url, list(topics) or None, start=start, stop=stop, follow=follow, progress=sys.stderr.isatty(), **settings)
     out.line(repr(made).strip("<>"))
 
 

@@ -10,41 +10,33 @@ Nothing here can create a topic: the one metadata request that is sent forbids i
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import logging
-import ssl
-import threading
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from itertools import groupby
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self, TypeVar
 
 import aiokafka.errors as kafka_errors
-from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
-from aiokafka.protocol.abstract import AbstractType
-from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.conn import collect_hosts
 from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.protocol.metadata import MetadataRequest_v5
 from aiokafka.protocol.offset import OffsetRequest
-from aiokafka.protocol.types import Array, Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, String, TaggedFields
 
 from eslab.errors import AccessDenied, SourceChanged, SourceError, SourceUnreachable, TopicNotFound
 from eslab.sources import RECORDS, Chunk, Hole, Partition, TopicPartition
+from eslab.sources.kafka_connections import Address, Connections, TooOldError, TryAgainError
+from eslab.sources.kafka_protocol import EpochEndRequest, MetadataRequest
+from eslab.sources.kafka_settings import Connecting, read_settings
+from eslab.sources.loop_thread import LoopThread
 from eslab.sources.record_batches import FetchedBytes, Scratch, decode
 
 __all__ = ["KafkaSource"]
 
 T = TypeVar("T")
-Address = tuple[str, int]
 Items = asyncio.Queue[FetchedBytes | Chunk | Exception | None]
 
-CONNECT_S: Final = 5  # a wrong address should be told at once, and a broker that accepts later is retried anyway
-REQUEST_MS: Final = 30_000  # 8 MiB over a slow line take seconds
 PATIENCE_S: Final = 60  # how long a broker that answered before is waited for: restarts and elections take less
 NEW_TOPIC_S: Final = 5  # how long a topic may seem missing: a broker that just started does not know its topics yet
 EMPTY_S: Final = 5  # how long a broker may find nothing below its own end: tiered storage answers so while it loads
@@ -57,50 +49,23 @@ ISOLATION: Final = {"read_uncommitted": 0, "read_committed": 1}
 LOG_START, LOG_END = -2, -1  # the times that ListOffsets takes for the two ends
 OUT_OF_RANGE, UNKNOWN_TOPIC, INVALID_TOPIC, NOT_ALLOWED = 1, 3, 17, 29
 MENDABLE: Final = frozenset({5, 6, 7, 8, 9, 13, 56, 74, 75, 78})  # elections, restarts, stale views of who leads, a disk that went away
-DENIED: Final = (
-    kafka_errors.AuthenticationFailedError,
-    kafka_errors.SaslAuthenticationFailed,
-    kafka_errors.UnsupportedSaslMechanismError,
-    kafka_errors.IllegalSaslStateError,
-)
-
-SETTINGS: Final = frozenset({
-    "client_id",
-    "request_timeout_ms",
-    "sasl_kerberos_domain_name",
-    "sasl_kerberos_service_name",
-    "sasl_mechanism",
-    "sasl_oauth_token_provider",
-    "sasl_plain_password",
-    "sasl_plain_username",
-    "security_protocol",
-    "ssl_context",
-})  # fmt: skip
-
-logging.getLogger("aiokafka").addHandler(
-    logging.NullHandler()
-)  # what matters of it is in our errors; who wants the rest configures logging
 
 
 class KafkaSource:
     """The topics of a Kafka cluster (0.11 and later): the source contract over its protocol.
 
-    `url` is `kafka://host:port[,host:port]`. `settings` are aiokafka's names for security (`security_protocol`, `ssl_context`,
-    `sasl_...`), `client_id` and `request_timeout_ms`. Connects when first asked; until then nothing but the arguments is checked.
+    `url` is `kafka://host:port[,host:port]`. `settings` say how to log in: by name (Java's, librdkafka's and aiokafka's, dots as underscores), or
+    all together as `config=`, a client.properties file or a dict. Connects when first asked; until then nothing but the arguments is checked.
     `read_committed` leaves out what aborted transactions wrote and ends at the last stable offset.
     """
 
     def __init__(self, url: str, *, isolation: str = "read_committed", **settings: Any) -> None:
         if isolation not in ISOLATION:
             raise SourceError(f"isolation {isolation!r} is not known; take one of {', '.join(ISOLATION)}")
-        if unknown := settings.keys() - SETTINGS:
-            raise SourceError(f"a Kafka source has no setting {', '.join(sorted(unknown))}; it has {', '.join(sorted(SETTINGS))}")
         hosts = _hosts(url)
-        if "SSL" in settings.get("security_protocol", "") and not settings.get("ssl_context"):
-            settings["ssl_context"] = ssl.create_default_context()
         self._url, self._isolation = url, isolation
-        self._cluster = _Cluster(url, hosts, isolation, settings)
-        self._thread = _LoopThread(self._cluster.close)
+        self._cluster = _Cluster(url, hosts, isolation, read_settings(settings))
+        self._thread = LoopThread(self._cluster.close)
         self._finalizer = weakref.finalize(self, self._thread.stop)  # a source that is let go, or left open at exit, goes quietly
 
     @property
@@ -172,181 +137,6 @@ def _hosts(url: str) -> list[Address]:
     return hosts
 
 
-# --- the thread ---------------------------------------------------------------------------------
-
-
-class _LoopThread:
-    """A daemon thread with an event loop, begun by the first `start` or `run` and ended by `stop`."""
-
-    def __init__(self, clean_up: Callable[[], Awaitable[None]]) -> None:
-        self._clean_up = clean_up
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._stopped = False
-
-    def start(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Begin the work and return its future, whose `cancel` cancels the work."""
-        with self._lock:
-            if self._stopped:
-                work.close()
-                raise SourceError("this source is closed; make a new one")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="eslab-kafka", daemon=True)
-                self._thread.start()
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do the work and return its result. An interrupt of the calling thread cancels it."""
-        future = self.start(work)
-        try:
-            return future.result()
-        except concurrent.futures.CancelledError as exc:
-            raise SourceError("this source was closed while it was read") from exc
-        finally:
-            future.cancel()
-
-    def stop(self) -> None:
-        """Cancel what is under way, close connections, end the thread."""
-        with self._lock:
-            self._stopped = True
-            loop, thread, self._loop = self._loop, self._thread, None
-        if loop and thread:
-            loop.call_soon_threadsafe(loop.stop)
-            if thread is not threading.current_thread():  # the garbage collector may call from anywhere
-                thread.join()
-
-    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.run_forever()
-        loop.run_until_complete(self._wind_up())
-        loop.close()
-
-    async def _wind_up(self) -> None:
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await self._clean_up()
-
-
-# --- requests that aiokafka does not have -------------------------------------------------------
-
-
-class _Uuid(AbstractType):  # type: ignore[misc]  # aiokafka is untyped here
-    @classmethod
-    def encode(cls, value: bytes) -> bytes:
-        return value
-
-    @classmethod
-    def decode(cls, data: BytesIO) -> bytes:
-        return data.read(16)
-
-
-class _MetadataResponse_v12(Response):  # type: ignore[misc]  # noqa: N801 - aiokafka's way to write versions
-    API_KEY = 3
-    API_VERSION = 12
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        ("brokers", CompactArray(("node_id", Int32), ("host", CompactString()), ("port", Int32), ("rack", CompactString()), ("tags", TaggedFields))),
-        ("cluster_id", CompactString()),
-        ("controller_id", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("error_code", Int16),
-                ("topic", CompactString()),
-                ("topic_id", _Uuid),
-                ("is_internal", Boolean),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("error_code", Int16),
-                        ("partition", Int32),
-                        ("leader", Int32),
-                        ("leader_epoch", Int32),
-                        ("replicas", CompactArray(Int32)),
-                        ("isr", CompactArray(Int32)),
-                        ("offline_replicas", CompactArray(Int32)),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("topic_authorized_operations", Int32),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("tags", TaggedFields),
-    )  # fmt: skip
-
-
-class _MetadataRequest_v12(RequestStruct):  # type: ignore[misc]  # noqa: N801
-    API_KEY = 3
-    API_VERSION = 12
-    FLEXIBLE_VERSION = True
-    RESPONSE_TYPE = _MetadataResponse_v12
-    SCHEMA = Schema(
-        ("topics", CompactArray(("topic_id", _Uuid), ("topic", CompactString()), ("tags", TaggedFields))),
-        ("allow_auto_topic_creation", Boolean),
-        ("include_topic_authorized_operations", Boolean),
-        ("tags", TaggedFields),
-    )
-
-
-class _MetadataRequest(Request[MetadataRequest_v5 | _MetadataRequest_v12]):  # type: ignore[misc]
-    """Brokers and topics (None: all). v12 brings topic ids (Kafka 2.8); v5 is the form that older brokers take."""
-
-    API_KEY = 3
-
-    def __init__(self, topics: Sequence[str] | None) -> None:
-        self._topics = None if topics is None else list(topics)
-
-    def build(self, request_struct_class: Any) -> Any:
-        if request_struct_class is MetadataRequest_v5:
-            return MetadataRequest_v5(self._topics, False)
-        topics: Any = None if self._topics is None else [(bytes(16), topic, {}) for topic in self._topics]
-        return _MetadataRequest_v12(topics, False, False, {})
-
-
-class _EpochEndResponse_v2(Response):  # type: ignore[misc]  # noqa: N801
-    API_KEY = 23
-    API_VERSION = 2
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "topics",
-            Array(
-                ("topic", String("utf-8")),
-                ("partitions", Array(("error_code", Int16), ("partition", Int32), ("leader_epoch", Int32), ("end_offset", Int64))),
-            ),
-        ),
-    )
-
-
-class _EpochEndRequest_v2(RequestStruct):  # type: ignore[misc]  # noqa: N801
-    API_KEY = 23
-    API_VERSION = 2
-    RESPONSE_TYPE = _EpochEndResponse_v2
-    SCHEMA = Schema(
-        (
-            "topics",
-            Array(("topic", String("utf-8")), ("partitions", Array(("partition", Int32), ("current_epoch", Int32), ("epoch", Int32)))),
-        )
-    )
-
-
-class _EpochEndRequest(Request[_EpochEndRequest_v2]):  # type: ignore[misc]
-    """OffsetForLeaderEpoch of one partition; v2 is understood from Kafka 2.1 to 4."""
-
-    API_KEY = 23
-
-    def __init__(self, at: TopicPartition, leader_epoch: int) -> None:
-        self._at, self._leader_epoch = at, leader_epoch
-
-    def build(self, request_struct_class: Any) -> Any:
-        topic, partition = self._at
-        return request_struct_class([(topic, [(partition, -1, self._leader_epoch)])])
-
-
 # --- the cluster --------------------------------------------------------------------------------
 
 
@@ -377,39 +167,20 @@ class _Position:
         self.at, self.stuck_since = next_, None
 
 
-class _TryAgainError(Exception):
-    """What a fresh look at the cluster and a moment's patience may mend; `error` says it when they did not."""
-
-    def __init__(self, error: SourceError, patience_s: float | None = None) -> None:
-        super().__init__(str(error))
-        self.error = error
-        self.patience_s = PATIENCE_S if patience_s is None else patience_s
-
-
-class _TooOldError(SourceError):
-    """The broker does not know this request."""
-
-
 class _Cluster:
     """The conversation with the brokers; its methods run in the loop of one thread."""
 
-    def __init__(self, url: str, hosts: list[Address], isolation: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, url: str, hosts: list[Address], isolation: str, connecting: Connecting) -> None:
         self._url = url
         self._hosts = hosts
         self._isolation = ISOLATION[isolation]
-        self._settings = {"client_id": "eslab", "request_timeout_ms": REQUEST_MS, "security_protocol": "PLAINTEXT", **settings}
-        self._connections: dict[tuple[Address, str], AIOKafkaConnection] = {}
-        self._locks: defaultdict[tuple[Address, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._connections = Connections(url, connecting)
         self._brokers: list[Address] = []  # as the cluster last named them
         self._cluster_id: str | None = None
         self._topics: dict[str, _Topic] = {}
 
     async def close(self) -> None:
-        gone = [connection.close() for connection in self._connections.values()]
-        self._connections.clear()
-        if gone:
-            await asyncio.wait(gone, timeout=1)
-        await asyncio.sleep(0)  # a transport is gone one turn of the loop after it is closed
+        await self._connections.close()
 
     # what a source is asked
 
@@ -446,13 +217,13 @@ class _Cluster:
     async def epoch_end(self, at: TopicPartition, leader_epoch: int) -> int | None:
         async def ask() -> int | None:
             await self._describe([at[0]])
-            ((_, row),) = _rows(await self._send(self._leader(at), _EpochEndRequest(at, leader_epoch)))
+            ((_, row),) = _rows(await self._connections.send(self._leader(at), EpochEndRequest(at, leader_epoch)))
             self._raise_for(row["error_code"], at)
             return row["end_offset"] if row["end_offset"] >= 0 else None
 
         try:
             return await self._patiently(ask)
-        except _TooOldError:
+        except TooOldError:
             return None
 
     async def fetch(self, ranges: Mapping[TopicPartition, tuple[int, int]], out: Items) -> None:
@@ -478,7 +249,7 @@ class _Cluster:
                 if topic_ids.setdefault(topic.name, topic.topic_id) != topic.topic_id:
                     raise SourceChanged(f"{topic.name} was deleted and made anew on {self._url} while it was read; capture it again")
             by_leader = await self._by_leader(positions, out)
-        except _TryAgainError as exc:
+        except TryAgainError as exc:
             self._wait_for(positions.values(), exc)
             by_leader = {}
         if sum(map(len, by_leader.values())) < len(positions):
@@ -500,7 +271,7 @@ class _Cluster:
                 if position.lost:
                     await self._find_again(at, position, out)
                 by_leader[self._leader(at)][at] = position
-            except _TryAgainError as exc:
+            except TryAgainError as exc:
                 self._wait_for([position], exc)
         return by_leader
 
@@ -508,8 +279,8 @@ class _Cluster:
         order = [at for at, position in positions.items() if position.at < position.stop]
         while order and not stale.is_set():
             try:
-                response = await self._send(leader, self._fetch_request(order, positions), purpose="fetch")
-            except _TryAgainError as exc:
+                response = await self._connections.send(leader, self._fetch_request(order, positions), purpose="fetch")
+            except TryAgainError as exc:
                 self._wait_for((positions[at] for at in order), exc)
                 stale.set()
                 return
@@ -518,7 +289,7 @@ class _Cluster:
                 try:
                     if await self._take(at, positions[at], row, out):
                         served.add(at)
-                except _TryAgainError as exc:
+                except TryAgainError as exc:
                     self._wait_for([positions[at]], exc)
                     stale.set()
             if not served and not stale.is_set() and not response.throttle_time_ms:
@@ -538,7 +309,7 @@ class _Cluster:
         """Hand on what came for this partition; return whether it advances. The headers alone say how far."""
         if row["error_code"] == OUT_OF_RANGE:
             position.lost = True
-            raise _TryAgainError(SourceUnreachable(f"{_name(at)}: {self._url} keeps refusing offset {position.at}, which its log holds"))
+            raise TryAgainError(SourceUnreachable(f"{_name(at)}: {self._url} keeps refusing offset {position.at}, which its log holds"))
         self._raise_for(row["error_code"], at)
         aborted = (row["aborted_transactions"] or ()) if self._isolation else ()
         fetched = FetchedBytes(*at, position.at, position.stop, row["message_set"] or b"", row.get("log_start_offset", -1), aborted)
@@ -579,9 +350,9 @@ class _Cluster:
         await out.put(Chunk(*at, hole.start, hole.next, RECORDS.empty_table(), (hole,)))
         position.advance(hole.next)
 
-    def _wait_for(self, positions: Iterable[_Position], trouble: _TryAgainError) -> None:
+    def _wait_for(self, positions: Iterable[_Position], trouble: TryAgainError) -> None:
         """Raise the trouble's error once one of the positions has been stuck for longer than that deserves."""
-        if max((position.stuck_s() for position in positions), default=0) > trouble.patience_s:
+        if max((position.stuck_s() for position in positions), default=0) > _patience_s(trouble):
             raise trouble.error
 
     # topics, leaders, offsets
@@ -612,14 +383,14 @@ class _Cluster:
         error = TopicNotFound(f"{self._url} has no topic {', '.join(topics)}; it has {listed or 'none'}")
         if self._topics.keys().isdisjoint(topics):
             raise error
-        raise _TryAgainError(error, NEW_TOPIC_S)
+        raise TryAgainError(error, NEW_TOPIC_S)
 
     async def _metadata(self, topics: Sequence[str] | None) -> dict[str, Any]:
-        trouble: _TryAgainError | None = None
+        trouble: TryAgainError | None = None
         for address in dict.fromkeys([*self._brokers, *self._hosts]):
             try:
-                answer: dict[str, Any] = (await self._send(address, _MetadataRequest(topics))).to_object()
-            except _TryAgainError as exc:
+                answer: dict[str, Any] = (await self._connections.send(address, MetadataRequest(topics))).to_object()
+            except TryAgainError as exc:
                 trouble = exc
             else:
                 return answer
@@ -635,7 +406,7 @@ class _Cluster:
             raise TopicNotFound(f"{self._url}: {topic} has {len(leaders)} partitions, no partition {partition}")
         if leader := leaders[partition]:
             return leader
-        raise _TryAgainError(SourceUnreachable(f"{_name(at)} on {self._url} has no leader now; is one of its brokers down?"))
+        raise TryAgainError(SourceUnreachable(f"{_name(at)} on {self._url} has no leader now; is one of its brokers down?"))
 
     async def _offsets(self, where: Sequence[TopicPartition], time_ms: int, *, isolation: int) -> dict[TopicPartition, int]:
         """The offset that ListOffsets gives for this time in each partition, -1 for none."""
@@ -646,7 +417,7 @@ class _Cluster:
         async def ask(leader: Address, theirs: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
             topics = [(topic, [(part, time_ms) for _, part in parts]) for topic, parts in groupby(sorted(theirs), key=lambda at: at[0])]
             offsets = {}
-            for at, row in _rows(await self._send(leader, OffsetRequest(-1, isolation, topics))):
+            for at, row in _rows(await self._connections.send(leader, OffsetRequest(-1, isolation, topics))):
                 self._raise_for(row["error_code"], at)
                 offsets[at] = row["offset"]
             return offsets
@@ -661,73 +432,30 @@ class _Cluster:
         while True:
             try:
                 return await attempt()
-            except _TryAgainError as exc:
-                if time.monotonic() - began > exc.patience_s:
+            except TryAgainError as exc:
+                if time.monotonic() - began > _patience_s(exc):
                     raise exc.error from exc.__cause__
             await asyncio.sleep(BACKOFF_S)
-
-    async def _send(self, address: Address, request: Any, *, purpose: str = "ask") -> Any:
-        """The broker's response. Fetches have a connection to themselves: a long poll holds up what comes after it."""
-        connection = await self._connect(address, purpose)
-        try:
-            return await connection.send(request)
-        except (kafka_errors.IncompatibleBrokerVersion, NotImplementedError) as exc:
-            raise _TooOldError(
-                f"{self._url} does not know {type(request).__name__.strip('_')}; Kafka 0.11 is the oldest that can be read"
-            ) from exc
-        except (kafka_errors.KafkaError, OSError) as exc:
-            connection.close()
-            raise _TryAgainError(self._unreachable(address, exc)) from exc
-
-    async def _connect(self, address: Address, purpose: str) -> AIOKafkaConnection:
-        key = (address, purpose)
-        async with self._locks[key]:
-            connection = self._connections.get(key)
-            if connection is not None and connection.connected():
-                return connection
-            try:
-                async with asyncio.timeout(CONNECT_S):
-                    connection = await create_conn(*address, **self._settings)
-            except DENIED as exc:
-                raise AccessDenied(
-                    f"{self._url}: {address[0]}:{address[1]} refuses this login ({type(exc).__name__}); check security_protocol and the "
-                    "sasl_... settings"
-                ) from exc
-            except (kafka_errors.KafkaError, OSError) as exc:
-                raise _TryAgainError(self._unreachable(address, exc)) from exc
-            self._connections[key] = connection
-            return connection
-
-    def _unreachable(self, address: Address, exc: Exception) -> SourceUnreachable:
-        host, port = address
-        if isinstance(exc, ssl.SSLError):
-            return SourceUnreachable(
-                f"{self._url}: no TLS with {host}:{port} ({exc.reason or exc}); check security_protocol and ssl_context"
-            )
-        refused = "Connect call failed" in str(exc)  # asyncio's words, for one address and for several
-        if isinstance(exc, kafka_errors.KafkaError | ConnectionError) and not refused:
-            return SourceUnreachable(
-                f"{self._url}: {host}:{port} closes the connection; is it a Kafka broker, and does that listener ask for another "
-                f"security_protocol than {self._settings['security_protocol']}? ({exc.__cause__ or str(exc) or type(exc).__name__})"
-            )
-        reason = "no answer in time" if isinstance(exc, TimeoutError) else "connection refused" if refused else exc
-        return SourceUnreachable(f"{self._url}: nothing answers at {host}:{port} ({reason}); is the broker running and the address right?")
 
     def _raise_for(self, code: int, at: TopicPartition) -> None:
         if code == 0:
             return
         kind = kafka_errors.for_code(code).__name__
         if code == UNKNOWN_TOPIC:
-            raise _TryAgainError(TopicNotFound(f"{self._url} no longer has {_name(at)}; was it deleted?"), NEW_TOPIC_S)
+            raise TryAgainError(TopicNotFound(f"{self._url} no longer has {_name(at)}; was it deleted?"), NEW_TOPIC_S)
         if code == NOT_ALLOWED:
             raise AccessDenied(
                 f"{self._url}: topic {at[0]} is not allowed or does not exist; these credentials need READ and DESCRIBE on it"
             )
         if code in MENDABLE:
-            raise _TryAgainError(
+            raise TryAgainError(
                 SourceUnreachable(f"{_name(at)} on {self._url} cannot be read now ({kind}, error {code}); is the cluster well?")
             )
         raise SourceError(f"{_name(at)} on {self._url} cannot be read ({kind}, error {code})")
+
+
+def _patience_s(trouble: TryAgainError) -> float:
+    return PATIENCE_S if trouble.patience_s is None else trouble.patience_s
 
 
 def _rows(response: Any) -> Iterator[tuple[TopicPartition, dict[str, Any]]]:
