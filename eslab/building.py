@@ -26,13 +26,14 @@ import pyarrow.parquet as pq
 
 from eslab import runs
 from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE, decode
+from eslab.decode.consumer_offsets import CommitReader
 from eslab.errors import ConfigError
 from eslab.events import EVENTS, LifeState, Manifest, Run, TopicCounts, newest_manifest
 from eslab.mapping import SAMPLE, Mapping, TopicMapping, infer, write_topic
 from eslab.model import EACH, Life, format_path, loads
 from eslab.ordering import put_in_order
 from eslab.segments import LOSSY, Log, Reach, Segment, commit_file, enough_disk, reaches
-from eslab.sources import Hole
+from eslab.sources import CONSUMER_OFFSETS, Hole
 
 __all__ = ["outdated", "update"]
 
@@ -75,9 +76,10 @@ def update(
     with _Build(folder / "events", mapping, base) as build:
         build.take(todo, on_records)
         _check_mapping(mapping, build.topics)
-        kept, merged, level = _tiers(base.runs)
-        inputs = [*build.finish(), *(runs.RunFile(folder / "events" / file) for run in merged for file in run.files)]
-        written = runs.write_run(folder / "events", name, runs.merge(inputs, columns=EVENTS.names))
+        fresh = build.finish()
+        kept, merged, level = _tiers(base.runs) if fresh else (base.runs, [], 0)
+        inputs = [*fresh, *(runs.RunFile(folder / "events" / file) for run in merged for file in run.files)]
+        written = runs.write_run(folder / "events", name, runs.merge(inputs, columns=EVENTS.names)) if fresh else []
     run = Run(level, sum(one.rows for one in written), [one.path.name for one in written])
     holes = list(log.holes())
     for state in build.lives.values():
@@ -99,7 +101,7 @@ def update(
 
 
 def _rules_changed(manifest: Manifest, mapping: Mapping) -> bool:
-    return any(topic not in mapping.topics or mapping.fingerprint(topic) != counts.fingerprint for topic, counts in manifest.topics.items())
+    return any(mapping.fingerprint(topic) != counts.fingerprint for topic, counts in manifest.topics.items())
 
 
 def _fresh(manifest: Manifest, lives: dict[Life, list[Segment]]) -> Iterator[tuple[Life, list[Reach]]]:
@@ -134,7 +136,7 @@ def _tiers(old: list[Run]) -> tuple[list[Run], list[Run], int]:
 def _complete(folder: Path, lives: dict[Life, list[Segment]], mapping: Mapping, say: Callable[[str], None]) -> Mapping:
     """The mapping with every captured topic in it: what was not configured is inferred, written down and said."""
     topics = dict(mapping.topics)
-    for topic in sorted({life[0] for life in lives} - topics.keys()):
+    for topic in sorted({life[0] for life in lives} - topics.keys() - {CONSUMER_OFFSETS}):
         told, remarks, said = infer(topic, _sample([segments for life, segments in lives.items() if life[0] == topic]))
         topics[topic] = told
         write_topic(folder, topic, told, remarks)
@@ -155,7 +157,7 @@ def _sample(partitions: list[list[Segment]]) -> Iterator[tuple[bytes | None, byt
 
 def _check_mapping(mapping: Mapping, topics: dict[str, TopicCounts]) -> None:
     for topic, counts in topics.items():
-        if mapping.topics[topic].aggregates and counts.events and counts.unassigned == counts.events:
+        if counts.events and counts.unassigned == counts.events and mapping.topics[topic].aggregates:
             paths = " or ".join(format_path(path) for _, path in mapping.topics[topic].aggregates)
             raise ConfigError(
                 f"lab.toml: topic {topic}: none of its {counts.events:,} events has {paths}; correct the id there. "
@@ -203,8 +205,10 @@ class _Build:
         for life, reach in todo:
             state = self.lives.setdefault(life, LifeState(*life))
             state.covered = _cover(state.covered, reach.start, reach.next)
-            self.topics.setdefault(life[0], TopicCounts(self._mapping.fingerprint(life[0])))
-        for life, records, (events, id_columns) in self._decoded(todo):
+            counts = self.topics.setdefault(life[0], TopicCounts(self._mapping.fingerprint(life[0])))
+            if life[0] == CONSUMER_OFFSETS:
+                _count_commits(counts, reach, on_records)
+        for life, records, (events, id_columns) in self._decoded([part for part in todo if part[0][0] != CONSUMER_OFFSETS]):
             told, counts = self._mapping.topics[life[0]], self.topics[life[0]]
             events = events.append_column("order_at", put_in_order(self.lives[life], records, events, self._mapping.distrust))
             rows = _by_aggregate(events, told, id_columns)
@@ -325,6 +329,18 @@ def _count(counts: TopicCounts, records: pa.Table, events: pa.Table, rows: pa.Ta
     span = pc.min_max(events["order_at"].cast(pa.int64())).as_py()
     counts.first_us = span["min"] if counts.first_us is None else min(counts.first_us, span["min"])
     counts.last_us = span["max"] if counts.last_us is None else max(counts.last_us, span["max"])
+
+
+def _count_commits(counts: TopicCounts, reach: Reach, on_records: Callable[[int], None]) -> None:
+    reader = CommitReader()
+    for records in reach.read(["offset", "timestamp_ms", "key", "value"]):
+        reader.add(records)
+        counts.records += records.num_rows
+        counts.bytes += records["value"].nbytes + records["key"].nbytes
+        on_records(records.num_rows)
+    found = reader.result()
+    counts.commits += len(found.place)
+    counts.malformed += found.malformed
 
 
 def _learn_types(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]], events: pa.Table) -> None:

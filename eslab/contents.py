@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from eslab.cuts import Clock
-from eslab.events import Manifest, Suspect
+from eslab.events import Manifest, Suspect, TopicCounts
 from eslab.model import Life
-from eslab.sources import Hole
+from eslab.sources import CONSUMER_OFFSETS, Hole
 from eslab.views import tables
 
 __all__ = ["Gaps", "Info", "Snapshot", "span", "told_of"]
@@ -108,11 +108,7 @@ class Info:
         covered = span(self.manifest)
         times = f"{self.clock.show(covered[0])} to {self.clock.show(covered[1])}" if covered else "no times"
         head = f"<Lab {self.path}: {total['records']:,} records, {total['events']:,} events, {len(self.manifest.topics)} topics, {times}, {self.gaps:,} gaps, {_size(self.bytes)}>"
-        lines = [
-            f"  {topic}: {counts.records:,} records, {counts.events:,} events"
-            + (f", {counts.undecodable:,} undecodable" if counts.undecodable else "")
-            for topic, counts in self.manifest.topics.items()
-        ]
+        lines = [f"  {topic}: {_told(topic, counts)}" for topic, counts in self.manifest.topics.items()]
         aggregates = ", ".join(self.manifest.aggregates) or "none (name one in lab.toml)"
         return "\n".join([head, *lines, f"  aggregates: {aggregates}", *(f"  suspect clock: {notice}" for notice in self.notices)])
 
@@ -127,6 +123,13 @@ class Info:
 
     def _moment(self, micros: int | None) -> dt.datetime | None:
         return None if micros is None else _utc(micros).astimezone(self.clock.tz or dt.UTC)
+
+
+def _told(topic: str, counts: TopicCounts) -> str:
+    if topic == CONSUMER_OFFSETS:
+        odd = f", {counts.malformed:,} malformed" if counts.malformed else ""
+        return f"{counts.records:,} records, {counts.commits:,} commits of consumer groups{odd}"
+    return f"{counts.records:,} records, {counts.events:,} events" + (f", {counts.undecodable:,} undecodable" if counts.undecodable else "")
 
 
 def _size(count: float) -> str:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from eslab import runs
 from eslab.model import Cut, Life, Selection
+from eslab.sources import CONSUMER_OFFSETS
 
 __all__ = ["EVENTS", "Events", "LifeState", "Manifest", "Run", "Slice", "Suspect", "TopicCounts", "newest_manifest"]
 
@@ -105,6 +106,9 @@ class TopicCounts(msgspec.Struct):
     tombstones: int = 0
     undecodable: int = 0
     unassigned: int = 0
+    commits: int = 0
+    """Of consumer groups; only `__consumer_offsets` has them, and it has nothing else of these but `records`, `malformed` and `bytes`."""
+    malformed: int = 0
     bytes: int = 0
     first_us: int | None = None
     last_us: int | None = None
@@ -135,13 +139,14 @@ class Manifest(msgspec.Struct):
     @property
     def fingerprint(self) -> str:
         """Of the rules that made these events from the log: equal rules, equal answers."""
-        rules = "\n".join(f"{topic}={counts.fingerprint}" for topic, counts in sorted(self.topics.items()))
+        rules = "\n".join(f"{topic}={counts.fingerprint}" for topic, counts in sorted(self.topics.items()) if topic != CONSUMER_OFFSETS)
         return hashlib.sha256(rules.encode()).hexdigest()[:16]
 
     @property
     def newest(self) -> dict[tuple[str, int], int]:
-        """The newest incarnation of each partition."""
-        return {(state.topic, state.partition): state.incarnation for state in sorted(self.lives, key=lambda one: one.incarnation)}
+        """The newest incarnation of each partition that makes events."""
+        lives = sorted((state.incarnation, state.topic, state.partition) for state in self.lives if state.topic != CONSUMER_OFFSETS)
+        return {(topic, partition): incarnation for incarnation, topic, partition in lives}
 
 
 def newest_manifest(folder: Path) -> Manifest | None:
@@ -175,7 +180,9 @@ class Events:
     def cut(self) -> Cut:
         """All that these events hold, of the newest incarnation of each partition."""
         newest = self.manifest.newest
-        offsets = {state.life: state.next for state in self.manifest.lives if newest[state.topic, state.partition] == state.incarnation}
+        offsets = {
+            state.life: state.next for state in self.manifest.lives if newest.get((state.topic, state.partition)) == state.incarnation
+        }
         return Cut(offsets, label="all that is captured", store=self.manifest.fingerprint)
 
     @property

@@ -23,6 +23,7 @@ from tomlkit.items import Table
 from eslab.decode.envelopes import ENVELOPES, Envelope, describe, read_envelope
 from eslab.errors import ConfigError
 from eslab.model import Path, dumps, format_path, loads, parse_path
+from eslab.sources import CONSUMER_OFFSETS
 
 __all__ = ["Distrust", "Mapping", "TopicMapping", "first_id", "infer", "read_mapping", "write_distrust", "write_topic"]
 
@@ -70,7 +71,11 @@ class Mapping:
     distrust: tuple[Distrust, ...] = ()
 
     def fingerprint(self, topic: str) -> str:
-        """The fingerprint of all that decides how this topic's records become events."""
+        """The fingerprint of all that decides how this topic's records become events; "" if nothing does yet."""
+        if topic == CONSUMER_OFFSETS:
+            return "no events"
+        if topic not in self.topics:
+            return ""
         told = self.topics[topic]
         rules = [asdict(rule) for rule in self.distrust if rule.topic in (None, topic)]
         aggregates = [[name, format_path(path)] for name, path in told.aggregates]

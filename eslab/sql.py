@@ -59,7 +59,7 @@ def rows(events: Events, *, newest: bool = True, under: Path | None = None) -> s
         )
     relation = f"read_parquet([{_files(paths, under)}])"
     lives = events.manifest.newest
-    if not newest or (not any(lives.values()) and len(events.manifest.lives) == len(lives)):
+    if not newest or not any(lives.values()):
         return relation
     named = ", ".join(f"({literal(topic)}, {partition}, {incarnation})" for (topic, partition), incarnation in lives.items())
     return f"(from {relation} where (topic, partition_id, incarnation) in ({named}))"

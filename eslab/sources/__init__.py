@@ -9,15 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol, Self, get_args, runtime_checkable
+from typing import Final, Literal, Protocol, Self, get_args, runtime_checkable
 
 import pyarrow as pa
 
 from eslab.model import Record
 
-__all__ = ["RECORDS", "Cause", "Chunk", "Hole", "Marker", "Partition", "Source", "TopicPartition", "records_to_table", "table_to_records"]
+__all__ = [
+    "CONSUMER_OFFSETS",
+    "RECORDS",
+    "Cause",
+    "Chunk",
+    "Hole",
+    "Marker",
+    "Partition",
+    "Source",
+    "TopicPartition",
+    "records_to_table",
+    "table_to_records",
+]
 
 TopicPartition = tuple[str, int]
+
+CONSUMER_OFFSETS: Final = "__consumer_offsets"
+"""Kafka's own topic of what consumer groups committed: captured like any other, but its records are no events."""
 
 RECORDS = pa.schema(
     [
