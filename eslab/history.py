@@ -7,12 +7,12 @@ import datetime as dt
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 import pandas as pd
 
-from eslab import cuts
+from eslab import cuts, stepping
 from eslab.changes import Changes, diff
 from eslab.cuts import Clock
 from eslab.errors import MomentError, UnknownId, VersionOutOfRange
@@ -22,8 +22,12 @@ from eslab.model import Coordinates, Cut, Event, Selection, format_path
 from eslab.projection import Projection
 from eslab.views import tables
 
+if TYPE_CHECKING:
+    from eslab.views.stepper import Stepper
+
 __all__ = ["History", "Moment", "State", "Step", "open_history"]
 
+LIMIT: Final = 20_000  # steps that a stepper is sent unless more are asked for: about 15 MB, open within two seconds
 EVERY: Final = 512  # steps between two kept states: a seek folds at most so many, 1 to 2 ms, and a million events keep 2,000 states
 SHOWN: Final = 50
 
@@ -194,6 +198,44 @@ class History(Sequence[Step]):
             frame[name] = pd.to_datetime(frame[name], utc=True).dt.tz_convert(zone)
         return frame
 
+    def step(self, *, at: Moment = None, height: int = 560, limit: int = LIMIT) -> Stepper:
+        """The debugger: a widget that steps through this history, opened at a moment (default: the last step); `height` in pixels.
+
+        Folds every step once. At most `limit` steps are sent, the last ones or those around the moment, and the widget says so.
+        """
+        from eslab.views.stepper import Stepper, Steps  # noqa: PLC0415  # widgets are imported where one is drawn
+
+        if limit < 1:
+            raise MomentError(f"limit={limit} shows no step; give 1 or more")
+        first, last = self._window(at, limit)
+        notes = [f"partial: {self.partial}"] if self.partial else []
+        if last - first < len(self):
+            notes.append(f"only steps {first + 1:,} to {last:,} of {len(self):,} are shown; .step(limit={len(self)}) shows all")
+        name = f"{self.aggregate} {self.aggregate_id}"
+        script = stepping.write(
+            self._rows,
+            self._fold(first, last),
+            name=name,
+            projection=f"{self.projection.name} v{self.projection.version}",
+            first=first,
+            last=last,
+            notes=notes,
+            initial=self._state_at(first),
+            show=self._clock.show,
+        )
+        steps = Steps(name, script.first, script.last, script.lines, self.at, self._position_of, lambda version: self.diff(version - 1, version))
+        return Stepper(steps, position=min(self._position_at(at), script.last), height=height)
+
+    def _window(self, at: Moment, limit: int) -> tuple[int, int]:
+        """The steps to show, first (exclusive) to last: all, or `limit` of them around the moment."""
+        if len(self) <= limit:
+            return 0, len(self)
+        first = max(0, min(self._position_at(at) - limit // 2, len(self) - limit))
+        return first, first + limit
+
+    def _position_at(self, at: Moment) -> int:
+        return len(self) if at is None else self._position_of(self.at(at))
+
     def __repr__(self) -> str:
         return f"<History of {self.aggregate} {self.aggregate_id}: {self._said()}>"
 
@@ -233,12 +275,15 @@ class History(Sequence[Step]):
         start = max(at for at in self._kept if at <= position)
         state = copy.deepcopy(self._kept[start])
         for at in range(start, position):
-            if at % EVERY == 0 and at not in self._kept:
-                self._kept[at] = copy.deepcopy(state)
+            self._keep(at, state)
             state, mark = self._apply(at, state)
             if mark == "failed":
                 return self._state_at(at)
         return state
+
+    def _keep(self, position: int, state: Any) -> None:
+        if position % EVERY == 0 and position not in self._kept:
+            self._kept[position] = copy.deepcopy(state)
 
     def _apply(self, position: int, state: Any) -> tuple[Any, str | None]:
         """Fold one step; `state` is given away: a handler that fails may have changed it."""
@@ -249,25 +294,48 @@ class History(Sequence[Step]):
             return state, "failed"
 
     def _step(self, position: int, before: Any) -> Step:
-        event = self._list[position]
-        marks: list[str] = []
-        mark: str | None
-        problem = None
+        after, mark = self._fold_one(position, copy.deepcopy(before))
+        return Step(position + 1, self._list[position], before, copy.deepcopy(before) if mark == "failed" else after, *self._told(position, mark))
+
+    def _fold(self, first: int, last: int) -> Iterator[stepping.Folded]:
+        """The steps at positions first to last (exclusive), each folded once; the state is lent until the next one is asked for."""
+        state = self._state_at(first)
+        for position in range(first, last):
+            self._keep(position, state)
+            state, mark = self._fold_one(position, state)
+            if mark == "failed":
+                state = self._state_at(position)  # what a handler left half done is no state
+            yield stepping.Folded(self._list[position].type or None, state, *self._told(position, mark))
+
+    def _fold_one(self, position: int, state: Any) -> tuple[Any, str | None]:
+        """The state after a step, and its mark; `state` is given away."""
         if self._failure is not None and position > self._failure[0]:
-            after, mark, problem = before, "skipped", f"step {self._failure[0] + 1} failed"
-        else:
-            after, mark = self._apply(position, copy.deepcopy(before))
-            if mark == "failed" and self._failure is not None:
-                after, problem = copy.deepcopy(before), self._failure[1]
+            return state, "skipped"
+        return self._apply(position, state)
+
+    def _told(self, position: int, mark: str | None) -> tuple[tuple[str, ...], str | None]:
+        """The marks of a step, and what there is to say about them."""
+        problem = None
         if mark == "undecodable":
             problem = self._rows.value("problem", position) or "its data holds a number that no float can hold"
-        first = self._seen.get(event.id or "")
-        if first is not None and first < position:
-            marks.append("duplicate")
-            problem = problem or f"the same event id as step {first + 1}"
-        return Step(position + 1, event, before, after, (*marks, *([mark] if mark else [])), problem)
+        elif self._failure is not None and mark in ("failed", "skipped"):
+            problem = self._failure[1] if mark == "failed" else f"step {self._failure[0] + 1} failed"
+        first = self._seen.get(self._rows.value("event_id", position) or "")
+        if first is None or first == position:
+            return ((mark,) if mark else ()), problem
+        return ("duplicate", *((mark,) if mark else ())), problem or f"the same event id as step {first + 1}"
 
     # --- moments
+
+    def _position_of(self, state: State) -> int:
+        """How many steps this history has folded where it stands at that state. Raises `MomentError` if it never does."""
+        told = f"{state.aggregate} {state.aggregate_id} version {state.version}" if isinstance(state, State) else f"{state!r:.80}"
+        if not isinstance(state, State) or (state.aggregate, state.aggregate_id) != (self.aggregate, self.aggregate_id):
+            raise MomentError(f"{told} is no state of {self.aggregate} {self.aggregate_id}; give one of this history, such as h.at(version=3)")
+        last = self._list[state.version - 1].coordinates if 0 < state.version <= len(self) else None
+        if (state.event.coordinates if state.event else None) != last or self._state_at(state.version) != state.value:
+            raise MomentError(f"{told} is the state of another history of it: other events, or another projection; give one of this history")
+        return state.version
 
     def _at_version(self, version: int) -> State:
         if not 0 <= version <= len(self):

@@ -1,0 +1,112 @@
+"""A history written down for a page that steps by itself.
+
+UTF-8 lines; their fields are JSON texts parted by tabs, of which JSON text itself has none:
+
+    line 0    {"name", "projection", "first", "last", "total", "keys", "marks", "notes"}, the state after `first` steps
+    line n    [type, marks, problem, recorded, happened, late_ms, clock, id, version, source, at, correlation, causation, trace, changes],
+              the event's data, the patch that makes the state after step first + n, and at the versions in `keys` that whole state
+
+The data is the payload's own text, and no number goes through a float. A whole state is written once the patches since the last one weigh as much: that doubles
+the patches at most, and a jump to any step reads no more than two states' worth.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from eslab.folding import Rows
+from eslab.model import Coordinates
+from eslab.patches import Follower, encode
+
+__all__ = ["BYTES", "Folded", "Script", "write"]
+
+BYTES: Final = 64_000_000  # of a script: what a page opens in about a second; a notebook's front end holds it in memory
+NEAR: Final = 8  # steps without a whole state between them, at least: so many patches are read faster than asked for
+_COLUMNS: Final = (
+    *("recorded_at", "happened_at", "timestamp_type", "event_id", "event_version", "source", "topic", "partition_id", "incarnation"),
+    *("record_offset", "correlation_id", "causation_id", "trace_id", "data"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """One step as the fold left it; `state` is lent until the next one is asked for."""
+
+    type: str | None
+    state: Any
+    marks: tuple[str, ...]
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The steps `first` (exclusive) to `last` of a history, written down."""
+
+    first: int
+    last: int
+    lines: bytes
+
+
+def write(
+    rows: Rows,
+    folded: Iterator[Folded],
+    *,
+    name: str,
+    projection: str,
+    first: int,
+    last: int,
+    notes: list[str],
+    initial: Any,
+    show: Callable[[dt.datetime | None], str],
+    limit_bytes: int = BYTES,
+) -> Script:
+    """Write down the steps first + 1 to last, folding each once; fewer where they would take more than `limit_bytes`, and `notes` then say so."""
+    follower = Follower(initial)
+    begin = encode(follower.state)
+    lines, keys, marked = [b""], [], dict[str, list[int]]()
+    total = whole = len(begin)
+    patched = since = 0
+    if follower.odd:
+        notes = [*notes, f"initial state: {follower.odd}"]
+    columns = zip(*(rows.list(column)[first:last] for column in _COLUMNS), strict=True)
+    position = first
+    for position, (step, row) in enumerate(zip(folded, columns, strict=True), first + 1):
+        patch = follower.follow(step.state)
+        marks, problem = step.marks, step.problem
+        if follower.odd:
+            marks, problem = (*marks, "no JSON"), problem or follower.odd
+        for mark in marks:
+            marked.setdefault(mark, []).append(position)
+        change = encode(patch)
+        fields = [encode(_head(step.type, marks, problem, row, len(patch), show)), _one_line(row[-1]), change]
+        patched, since = patched + len(change), since + 1
+        if patched >= whole and since >= NEAR:
+            fields.append(encode(follower.state))
+            keys.append(position)
+            whole, patched, since = len(fields[-1]), 0, 0
+        lines.append(b"\t".join(fields))
+        total += len(lines[-1])
+        if total > limit_bytes and position < last:
+            notes = [*notes, f"steps {position + 1:,} to {last:,} are not shown: what is shown already takes {total / 1e6:,.0f} MB"]
+            break
+    header = {"name": name, "projection": projection, "first": first, "last": position, "total": len(rows)}
+    lines[0] = encode({**header, "keys": keys, "marks": marked, "notes": notes}) + b"\t" + begin
+    return Script(first, position, b"\n".join(lines))
+
+
+def _head(
+    type_: str | None, marks: tuple[str, ...], problem: str | None, row: tuple[Any, ...], changes: int, show: Callable[[dt.datetime | None], str]
+) -> tuple[Any, ...]:
+    recorded, happened, clock, event_id, version, source, topic, partition, incarnation, offset, correlation, causation, trace, _ = row
+    late_ms = round((recorded - happened).total_seconds() * 1000) if recorded and happened else None
+    at = str(Coordinates(topic, partition, incarnation, offset))
+    times = (recorded and show(recorded), happened and show(happened), late_ms, clock)
+    return (type_, marks, problem, *times, event_id, version, source, at, correlation, causation, trace, changes)
+
+
+def _one_line(text: str | None) -> bytes:
+    """A JSON text without the line breaks and tabs that may stand between its parts."""
+    return b"null" if text is None else text.encode().replace(b"\n", b" ").replace(b"\r", b" ").replace(b"\t", b" ")

@@ -1,0 +1,189 @@
+"""The stepper: a history to step through, in a notebook or in a page of its own.
+
+All stepping is done by stepper.js on what it was sent once; Python is told the position, and may set it. The text that is sent is specified in eslab/stepping.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import anywidget
+import msgspec
+import traitlets
+
+from eslab.errors import MomentError, VersionOutOfRange
+from eslab.model import MISSING, Change, format_path
+from eslab.views import tables
+
+__all__ = ["Stepper", "Steps"]
+
+_HERE: Final = Path(__file__).parent
+LISTED: Final = 50  # steps in the static view
+_SHORTEST: Final = 160  # pixels; below it nothing can be read
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What a stepper draws: the steps first (exclusive) to last, written down in `lines`; and what it asks when Python does.
+
+    `state_at` gives the state after so many steps, `position_of` the reverse (it raises for a state of something else), `changes_at` what a step changed.
+    """
+
+    name: str
+    first: int
+    last: int
+    lines: bytes
+    state_at: Callable[[int], Any]
+    position_of: Callable[[Any], int]
+    changes_at: Callable[[int], Sequence[Change]]
+
+
+class Stepper(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget's base has no types
+    """The widget. `position` n is the state after n steps, 0 before the first; it can be read and set, as can `state`."""
+
+    _esm = _HERE / "stepper.js"
+    _css = _HERE / "stepper.css"
+
+    position = traitlets.Int(0).tag(sync=True)
+    height = traitlets.Int(560).tag(sync=True)
+    _lines = traitlets.Bytes(b"").tag(sync=True)
+
+    def __init__(self, steps: Steps, *, position: int, height: int) -> None:
+        self._steps = steps
+        super().__init__(position=position, height=height, _lines=steps.lines)
+
+    @property
+    def state(self) -> Any:
+        """The state at the position. Set a state of the same history to go there."""
+        return self._steps.state_at(self.position)
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.position = self._steps.position_of(state)
+
+    @traitlets.validate("position")  # type: ignore[untyped-decorator]
+    def _within(self, proposal: dict[str, Any]) -> int:
+        position, steps = proposal["value"], self._steps
+        if isinstance(position, bool) or not steps.first <= position <= steps.last:
+            raise VersionOutOfRange(
+                f"{steps.name}: this stepper has positions {steps.first} to {steps.last} (the state after so many steps); there is no {position}"
+            )
+        return int(position)
+
+    @traitlets.validate("height")  # type: ignore[untyped-decorator]
+    def _high_enough(self, proposal: dict[str, Any]) -> int:
+        if proposal["value"] < _SHORTEST:
+            raise MomentError(f"height={proposal['value']} is too low to read; give {_SHORTEST} pixels or more")
+        return int(proposal["value"])
+
+    def to_html(self, path: str | Path | None = None) -> str | Path:
+        """A page that holds everything and asks for nothing: written to `path` (replacing what is there), which is returned; else its text."""
+        page = _page(self._steps, self.position)
+        if path is None:
+            return page
+        target = Path(path).expanduser().absolute()
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        try:
+            temporary.write_text(page, encoding="utf-8", newline="\n")
+            os.replace(temporary, target)  # noqa: PTH105  # one step, whatever was there
+        finally:
+            temporary.unlink(missing_ok=True)
+        return target
+
+    def __repr__(self) -> str:
+        return f"<Stepper of {self._steps.name}: position {self.position} of {self._steps.last}>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        made = super()._repr_mimebundle_(**kwargs)
+        if made is None:
+            return None
+        data, metadata = made if isinstance(made, tuple) else (made, {})
+        return {**data, "text/html": _static(self._steps, self.position)}, metadata
+
+
+# --- where no widget can run
+
+
+def _static(steps: Steps, position: int) -> str:
+    """The step at the position and the list of all, for a reader without scripts and styles."""
+    header, *heads = _heads(steps, position)
+    caption = f"{steps.name}: position {position:,} of {steps.last:,} ({header['projection']})"
+    notes = "".join(f"<p><strong>{tables.escape(note)}</strong></p>" for note in header["notes"])
+    changed = _changes(steps.changes_at(position)) if position else "<p>before the first event</p>"
+    state = steps.state_at(position).value
+    items = state.items() if isinstance(state, dict) else [("", state)]
+    after = tables.html(["field", "value"], items, empty="initial state, empty")
+    more = f" ({LISTED} of {steps.last - steps.first:,})" if steps.last - steps.first > LISTED else ""
+    listed = tables.html(["", "step", "event", "recorded", "id", "marks", "problem"], heads, empty="no steps")
+    return (
+        f"<p><strong>{tables.escape(caption)}</strong></p>{notes}{changed}"
+        f"<details open><summary>state after step {position:,}</summary>{after}</details><details><summary>steps{more}</summary>{listed}</details>"
+    )
+
+
+def _heads(steps: Steps, position: int) -> list[Any]:
+    """The header, and a row for each of the steps around the position."""
+    lines = steps.lines.split(b"\n")
+    start = max(1, min(position - steps.first - LISTED // 2, len(lines) - LISTED))
+    rows: list[Any] = [msgspec.json.decode(lines[0].split(b"\t", 1)[0])]
+    for at in range(start, min(start + LISTED, len(lines))):
+        type_, marks, problem, recorded, _, _, _, event_id, *_ = msgspec.json.decode(lines[at].split(b"\t", 1)[0])
+        here = "→" if steps.first + at == position else ""
+        name = type_ or ("(tombstone)" if "tombstone" in marks else "(no event)")
+        rows.append([here, steps.first + at, name, recorded or "—", event_id or "—", ", ".join(marks), problem or ""])
+    return rows
+
+
+def _changes(changes: Sequence[Change]) -> str:
+    if not changes:
+        return "<p>this step changed nothing</p>"
+    rows = "".join(
+        f"<tr><td><mark>{tables.escape(format_path(one.path) or '(all)')}</mark></td><td>{_side('del', one.before)}</td><td>{_side('ins', one.after)}</td></tr>"
+        for one in changes[:LISTED]
+    )
+    more = f"<p>and {len(changes) - LISTED:,} more</p>" if len(changes) > LISTED else ""
+    return f"<table><thead><tr><th>changed</th><th>before</th><th>after</th></tr></thead><tbody>{rows}</tbody></table>{more}"
+
+
+def _side(tag: str, value: Any) -> str:
+    return "—" if value is MISSING else f"<{tag}>{tables.escape(tables.show(value))}</{tag}>"
+
+
+# --- a page of its own
+
+_MODEL: Final = """
+const told = {position: POSITION, height: 0, _lines: document.getElementById("eslab-steps").textContent};
+const model = {get: (name) => told[name], set: (name, value) => { told[name] = value; }, save_changes() {}, on() {}, off() {}};
+render({model, el: document.getElementById("eslab")});
+"""
+_BODY: Final = "html,body{margin:0;height:100%}#eslab{height:100%}@media (prefers-color-scheme:dark){body{background:#14171c}}"
+
+
+def _page(steps: Steps, position: int) -> str:
+    script = (_HERE / "stepper.js").read_text(encoding="utf-8") + _MODEL.replace("POSITION", str(position))
+    style = (_HERE / "stepper.css").read_text(encoding="utf-8") + _BODY
+    policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; script-src {_hash(script)}; style-src {_hash(style)}"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>{tables.escape(steps.name)}</title><style>{style}</style></head>\n'
+        f'<body><main id="eslab"></main><noscript>{_static(steps, position)}</noscript>\n'
+        f'<script type="application/json" id="eslab-steps">{_without_tags(steps.lines)}</script>\n'
+        f'<script type="module">{script}</script></body></html>\n'
+    )
+
+
+def _hash(text: str) -> str:
+    """The one script or style that the page's own policy lets run."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _without_tags(lines: bytes) -> str:
+    """In JSON `<` stands within strings alone, where it may be written so that no parser of HTML sees a tag."""
+    return lines.decode().replace("<", "\\u003c")
