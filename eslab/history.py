@@ -319,7 +319,8 @@ class History(Sequence[Step]):
         if mark == "undecodable":
             problem = self._rows.value("problem", position) or "its data holds a number that no float can hold"
         elif self._failure is not None and mark in ("failed", "skipped"):
-            problem = self._failure[1] if mark == "failed" else f"step {self._failure[0] + 1} failed"
+            at, error = self._failure
+            problem = error if mark == "failed" else f"step {at + 1} failed: {error}"
         first = self._seen.get(self._rows.value("event_id", position) or "")
         if first is None or first == position:
             return ((mark,) if mark else ()), problem

@@ -69,9 +69,11 @@ class Follower:
             self._patch.append(("-", (*path, key)))
         for key, value in new.items():
             old = kept.get(key, MISSING)
-            if old is value and type(value) in _EXACT:
-                continue
-            kept[key] = self._next(old, value, (*path, key))
+            if type(value) not in _EXACT:
+                kept[key] = self._next(old, value, (*path, key))
+            elif type(old) is not type(value) or old != value:  # most values of most states, so done here: a call less for each
+                kept[key] = value
+                self._patch.append(("=", (*path, key), value))
         order = list(new)
         if list(kept) != order:
             self._patch.append(("#", path, order))
@@ -86,7 +88,7 @@ class Follower:
             if at == len(kept):
                 kept.append(MISSING)
             old = kept[at]
-            if old is not value or type(value) not in _EXACT:
+            if type(value) not in _EXACT or type(old) is not type(value) or old != value:
                 kept[at] = self._next(old, value, (*path, at))
         return kept
 
@@ -114,8 +116,8 @@ def _same(kept: Any, new: Any) -> bool:
     kind = type(new)
     if type(kept) is not kind or kind in (dict, list):
         return False
-    if kind in _EXACT:
-        return bool(kept == new)
+    if kind in _EXACT or (kind is float and (new or kept)):
+        return bool(kept == new)  # of floats, zero alone has two spellings
     return kind in (float, Decimal, dt.datetime) and dumps(kept) == dumps(new)
 
 

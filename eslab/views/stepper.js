@@ -447,8 +447,8 @@ function render({ model, el }) {
   const list = eventList(book, (to) => go(to));
 
   const button = (label, sign, to) => h("button", { type: "button", class: "es-button", "aria-label": label, title: label, onclick: () => go(to()) }, sign);
-  const back = [button("First", "⏮", () => first), button("Back", "◀", () => position - 1)];
-  const forth = [button("Forward", "▶", () => position + 1), button("Last", "⏭", () => last)];
+  const back = [button("First", "|◀", () => first), button("Back", "◀", () => position - 1)];
+  const forth = [button("Forward", "▶", () => position + 1), button("Last", "▶|", () => last)];
   const slider = h("input", { type: "range", class: "es-slider", min: first, max: last, step: 1, "aria-label": "Position", oninput: () => go(Number(slider.value)) });
   const where = h("span", { class: "es-where" });
   const said = h("div", { class: "es-said", role: "status" });
@@ -481,7 +481,7 @@ function render({ model, el }) {
   function eventParts(head) {
     const version = head.version === null ? "" : h("span", { class: "es-note" }, " version ", bdi(head.version));
     const data = book.data(position);
-    return [h("h3", {}, typeOf(head), version, " ", head.marks.map(badge)), ...problems(head), facts(head),
+    return [h("h3", {}, typeOf(head), version), ...problems(head), facts(head),
       data === "null" ? h("p", { class: "es-none" }, "no data") : h("div", { class: "es-data" }, h("h4", {}, "data"), draw(data, null, "data ", true))];
   }
 
