@@ -223,7 +223,9 @@ class History(Sequence[Step]):
             initial=self._state_at(first),
             show=self._clock.show,
         )
-        steps = Steps(name, script.first, script.last, script.lines, self.at, self._position_of, lambda version: self.diff(version - 1, version))
+        steps = Steps(
+            name, script.first, script.last, script.lines, self.at, self._position_of, lambda version: self.diff(version - 1, version)
+        )
         return Stepper(steps, position=min(self._position_at(at), script.last), height=height)
 
     def _window(self, at: Moment, limit: int) -> tuple[int, int]:
@@ -295,7 +297,9 @@ class History(Sequence[Step]):
 
     def _step(self, position: int, before: Any) -> Step:
         after, mark = self._fold_one(position, copy.deepcopy(before))
-        return Step(position + 1, self._list[position], before, copy.deepcopy(before) if mark == "failed" else after, *self._told(position, mark))
+        return Step(
+            position + 1, self._list[position], before, copy.deepcopy(before) if mark == "failed" else after, *self._told(position, mark)
+        )
 
     def _fold(self, first: int, last: int) -> Iterator[stepping.Folded]:
         """The steps at positions first to last (exclusive), each folded once; the state is lent until the next one is asked for."""
@@ -305,7 +309,8 @@ class History(Sequence[Step]):
             state, mark = self._fold_one(position, state)
             if mark == "failed":
                 state = self._state_at(position)  # what a handler left half done is no state
-            yield stepping.Folded(self._list[position].type or None, state, *self._told(position, mark))
+            event_type = self._list[position].type
+            yield stepping.Folded(event_type if isinstance(event_type, str) else None, state, *self._told(position, mark))
 
     def _fold_one(self, position: int, state: Any) -> tuple[Any, str | None]:
         """The state after a step, and its mark; `state` is given away."""
@@ -332,10 +337,14 @@ class History(Sequence[Step]):
         """How many steps this history has folded where it stands at that state. Raises `MomentError` if it never does."""
         told = f"{state.aggregate} {state.aggregate_id} version {state.version}" if isinstance(state, State) else f"{state!r:.80}"
         if not isinstance(state, State) or (state.aggregate, state.aggregate_id) != (self.aggregate, self.aggregate_id):
-            raise MomentError(f"{told} is no state of {self.aggregate} {self.aggregate_id}; give one of this history, such as h.at(version=3)")
+            raise MomentError(
+                f"{told} is no state of {self.aggregate} {self.aggregate_id}; give one of this history, such as h.at(version=3)"
+            )
         last = self._list[state.version - 1].coordinates if 0 < state.version <= len(self) else None
         if (state.event.coordinates if state.event else None) != last or self._state_at(state.version) != state.value:
-            raise MomentError(f"{told} is the state of another history of it: other events, or another projection; give one of this history")
+            raise MomentError(
+                f"{told} is the state of another history of it: other events, or another projection; give one of this history"
+            )
         return state.version
 
     def _at_version(self, version: int) -> State:

@@ -6,6 +6,7 @@ Plain frozen values and pure functions; no engine is imported here.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -419,8 +420,19 @@ def loads(text: str | bytes) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """Compact JSON for people and files: decimals as numbers, datetimes as ISO 8601."""
-    return _encode(value)
+    """Compact JSON in one line, for people and files: decimals as numbers, datetimes as ISO 8601; half of a surrogate pair, which UTF-8 cannot hold, as its escape."""
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        return _spelled(value).encode()
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{json.dumps(key)}:{_spelled(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_spelled, value)) + "]"
+    return json.dumps(value) if isinstance(value, str) else _encode(value).decode()
 
 
 _PLAIN: Final = frozenset({str, int, bool, type(None)})

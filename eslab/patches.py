@@ -12,7 +12,6 @@ The state after it is the next one to the letter: `dumps` of both is the same.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 from collections.abc import Sequence
 from decimal import Decimal
@@ -20,13 +19,15 @@ from typing import Any, Final
 
 from eslab.model import MISSING, Path, dumps, format_path
 
-__all__ = ["Follower", "Patch", "encode"]
+__all__ = ["Follower", "Patch"]
 
 Patch = list[tuple[Any, ...]]
 
 DEEPEST: Final = 200  # levels; what lies deeper is shown as one text, so that neither Python nor a page runs out of stack
 LONGEST: Final = 200  # characters of a value that is shown by its repr
-_EXACT: Final = frozenset({str, int, bool, type(None)})  # equal values of one of these types are written alike; 1.0 and -0.0, 1.1 and 1.10 are not
+_EXACT: Final = frozenset(
+    {str, int, bool, type(None)}
+)  # equal values of one of these types are written alike; 1.0 and -0.0, 1.1 and 1.10 are not
 
 
 class Follower:
@@ -127,19 +128,3 @@ def _repr(value: Any) -> str:
     except Exception:  # noqa: BLE001  # the repr is a stranger's code, or too deep
         text = f"<{type(value).__name__}>"
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-
-
-def encode(value: Any) -> bytes:
-    """The value as compact JSON in one line; half of a surrogate pair, which UTF-8 cannot hold, is written as its escape."""
-    try:
-        return dumps(value)
-    except UnicodeEncodeError:
-        return _spelled(value).encode()
-
-
-def _spelled(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{json.dumps(key)}:{_spelled(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(_spelled, value)) + "]"
-    return json.dumps(value) if isinstance(value, str) else dumps(value).decode()

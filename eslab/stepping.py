@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from eslab.folding import Rows
-from eslab.model import Coordinates
-from eslab.patches import Follower, encode
+from eslab.model import Coordinates, dumps
+from eslab.patches import Follower
 
 __all__ = ["BYTES", "Folded", "Script", "write"]
 
@@ -65,7 +65,7 @@ def write(
 ) -> Script:
     """Write down the steps first + 1 to last, folding each once; fewer where they would take more than `limit_bytes`, and `notes` then say so."""
     follower = Follower(initial)
-    begin = encode(follower.state)
+    begin = dumps(follower.state)
     lines, keys, marked = [b""], [], dict[str, list[int]]()
     total = whole = len(begin)
     patched = since = 0
@@ -80,11 +80,11 @@ def write(
             marks, problem = (*marks, "no JSON"), problem or follower.odd
         for mark in marks:
             marked.setdefault(mark, []).append(position)
-        change = encode(patch)
-        fields = [encode(_head(step.type, marks, problem, row, len(patch), show)), _one_line(row[-1]), change]
+        change = dumps(patch)
+        fields = [dumps(_head(step.type, marks, problem, row, len(patch), show)), _one_line(row[-1]), change]
         patched, since = patched + len(change), since + 1
         if patched >= whole and since >= NEAR:
-            fields.append(encode(follower.state))
+            fields.append(dumps(follower.state))
             keys.append(position)
             whole, patched, since = len(fields[-1]), 0, 0
         lines.append(b"\t".join(fields))
@@ -93,12 +93,17 @@ def write(
             notes = [*notes, f"steps {position + 1:,} to {last:,} are not shown: what is shown already takes {total / 1e6:,.0f} MB"]
             break
     header = {"name": name, "projection": projection, "first": first, "last": position, "total": len(rows)}
-    lines[0] = encode({**header, "keys": keys, "marks": marked, "notes": notes}) + b"\t" + begin
+    lines[0] = dumps({**header, "keys": keys, "marks": marked, "notes": notes}) + b"\t" + begin
     return Script(first, position, b"\n".join(lines))
 
 
 def _head(
-    type_: str | None, marks: tuple[str, ...], problem: str | None, row: tuple[Any, ...], changes: int, show: Callable[[dt.datetime | None], str]
+    type_: str | None,
+    marks: tuple[str, ...],
+    problem: str | None,
+    row: tuple[Any, ...],
+    changes: int,
+    show: Callable[[dt.datetime | None], str],
 ) -> tuple[Any, ...]:
     recorded, happened, clock, event_id, version, source, topic, partition, incarnation, offset, correlation, causation, trace, _ = row
     late_ms = round((recorded - happened).total_seconds() * 1000) if recorded and happened else None

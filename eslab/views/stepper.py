@@ -45,7 +45,7 @@ class Steps:
     changes_at: Callable[[int], Sequence[Change]]
 
 
-class Stepper(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget's base has no types
+class Stepper(anywidget.AnyWidget):
     """The widget. `position` n is the state after n steps, 0 before the first; it can be read and set, as can `state`."""
 
     _esm = _HERE / "stepper.js"
@@ -68,7 +68,7 @@ class Stepper(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget's base ha
     def state(self, state: Any) -> None:
         self.position = self._steps.position_of(state)
 
-    @traitlets.validate("position")  # type: ignore[untyped-decorator]
+    @traitlets.validate("position")
     def _within(self, proposal: dict[str, Any]) -> int:
         position, steps = proposal["value"], self._steps
         if isinstance(position, bool) or not steps.first <= position <= steps.last:
@@ -77,7 +77,7 @@ class Stepper(anywidget.AnyWidget):  # type: ignore[misc]  # anywidget's base ha
             )
         return int(position)
 
-    @traitlets.validate("height")  # type: ignore[untyped-decorator]
+    @traitlets.validate("height")
     def _high_enough(self, proposal: dict[str, Any]) -> int:
         if proposal["value"] < _SHORTEST:
             raise MomentError(f"height={proposal['value']} is too low to read; give {_SHORTEST} pixels or more")

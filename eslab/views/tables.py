@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import html as escaping
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from eslab.model import MISSING, dumps
 
 __all__ = ["escape", "html", "show"]
+
+# Controls, half surrogate pairs (UTF-8 cannot hold them), and whatever is invisible or turns the text around; stepper.js has the same
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 LONGEST = 200  # characters of one value; the whole of it is one look-up away
 
@@ -38,5 +44,5 @@ def show(value: Any) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that HTML shows as it is."""
-    return escaping.escape(text)
+    """Text that HTML shows as it is; what would be invisible, or turn the text around, is shown by its code."""
+    return escaping.escape(_HIDDEN.sub(lambda hidden: f"\\u{ord(hidden[0]):04x}", text))
