@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,13 @@ class JupyterLab:
             self._process.kill()
             self._process.wait()
         self._said.close()
+
+    def write(self, path: str, *cells: str) -> str:
+        """Make a notebook of code cells in `folder`; return its path."""
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}  # or JupyterLab asks which one, in a dialog
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata={"kernelspec": kernel})
+        nbformat.write(book, self.folder / path)
+        return path
 
     def open(self, page: Page, path: str, *, app: str = "lab") -> Notebook:
         """Open a notebook of `folder` in JupyterLab (`app="lab"`) or in Notebook 7 (`app="notebooks"`); return once its kernel has started.
@@ -176,6 +184,18 @@ class Notebook:
             """,
             code,
         ).strip()
+
+    def kill(self) -> None:
+        """Kill the kernel as the system does when memory runs out, without a word to JupyterLab."""
+        pid = int(self.ask("import os; print(os.getpid())"))
+        self.call(
+            """
+            const gone = (status) => ["autorestarting", "dead", "restarting", "unknown"].includes(status);
+            window.gone = new Promise((done) => nb.sessionContext.statusChanged.connect((_, status) => { if (gone(status)) done(); }));
+            """
+        )
+        os.kill(pid, signal.SIGKILL)
+        self.page.evaluate("window.gone")
 
     def content(self) -> nbformat.NotebookNode:
         return nbformat.from_dict(self.call("return nb.content.model.toJSON()"))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from browser import Chromium, Watched
+from browser import Chromium, Watched, axe
 from jupyter import JupyterLab, Notebook
+from kafka_cluster import wait_for
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +57,150 @@ def test_the_tour_runs_in_notebook_7(jupyterlab: JupyterLab, chromium: Chromium,
         assert "PaymentCharged" in notebook.output("h = lab.history").inner_text()
         notebook.close()
     seen.errors[:] = [error for error in seen.errors if "/static/notebook/" not in error]  # two of its own, at its start
+
+
+# --- the stepper ----------------------------------------------------------------------------------
+
+STEPPING = (
+    'import eslab\nlab = eslab.Lab("../data/shop", tz="Europe/Berlin")\nh = lab.history("order", "ord-4711")',
+    "stepper = h.step()\nstepper",
+)
+LABS_OWN = ["a", "b", "x", "d", "d", "m", "y", "j", "k", "Shift+J", "c", "v"]  # in JupyterLab: new cells above and below, cut, delete, ...
+
+
+@pytest.fixture(scope="module")
+def notebook(jupyterlab: JupyterLab, desk: Page) -> Notebook:
+    opened = jupyterlab.open(desk, jupyterlab.write("notebooks/stepping.ipynb", *STEPPING))
+    opened.run_all()
+    assert opened.errors() == []
+    return opened
+
+
+@pytest.fixture
+def stepper(notebook: Notebook) -> Iterator[Locator]:
+    """The stepper of ord-4711, at its first step and with the focus."""
+    root = _stepper(notebook)
+    root.get_by_role("slider", name="Position").focus()
+    notebook.page.keyboard.press("Home")
+    notebook.page.keyboard.press("ArrowRight")
+    _at(root, 1)
+    yield root
+    notebook.theme("JupyterLab Light")
+
+
+def _stepper(notebook: Notebook) -> Locator:
+    notebook.call("app.shell.activateById(nb.id)")
+    root = notebook.output("h.step()").get_by_role("group", name="Stepper: order ord-4711")
+    root.wait_for()
+    return root
+
+
+def _at(stepper: Locator, position: int) -> None:
+    stepper.page.wait_for_function(
+        "([root, position]) => root.dataset.position === String(position)", arg=[stepper.element_handle(), position]
+    )
+
+
+def _python(notebook: Notebook, expression: str, wanted: object) -> None:
+    """Wait until the kernel says so; a position travels there by itself."""
+    wait_for(lambda: notebook.ask(f"print({expression})") == str(wanted), f"{wanted} of {expression}")
+
+
+def test_the_stepper_steps_by_its_buttons(notebook: Notebook, stepper: Locator):
+    last = int(notebook.ask("print(len(h))"))
+    for name, position in {"Forward": 2, "Last": last, "Back": last - 1, "First": 0}.items():
+        stepper.get_by_role("button", name=name, exact=True).click()
+        _at(stepper, position)
+    assert stepper.get_by_role("button", name="Back", exact=True).is_disabled()
+
+
+def test_the_stepper_is_scrubbed_by_its_slider(notebook: Notebook, stepper: Locator):
+    last = int(notebook.ask("print(len(h))"))
+    slider = stepper.get_by_role("slider", name="Position")
+    box, mouse, seen = slider.bounding_box(), notebook.page.mouse, []
+    mouse.move(box["x"] + 4, box["y"] + box["height"] / 2)
+    mouse.down()
+    for tenth in range(11):
+        mouse.move(box["x"] + 4 + (box["width"] - 8) * tenth / 10, box["y"] + box["height"] / 2)
+        seen.append(int(stepper.get_attribute("data-position")))
+    mouse.up()
+    assert (seen[0], seen[-1]) == (0, last)
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 5
+
+
+def test_the_keys_step_and_those_of_jupyterlab_do_not_fire_meanwhile(notebook: Notebook, stepper: Locator):
+    press = notebook.page.keyboard.press
+    before = [cell.source for cell in notebook.content().cells]
+    press("ArrowRight")
+    _at(stepper, 2)
+    press("End")
+    _at(stepper, int(notebook.ask("print(len(h))")))
+    press("ArrowLeft")
+    _at(stepper, int(notebook.ask("print(len(h))")) - 1)
+    press("Home")
+    _at(stepper, 0)
+    for key in LABS_OWN:
+        press(key)
+    assert [cell.source for cell in notebook.content().cells] == before
+    _at(stepper, 0)
+
+    notebook.page.locator(".jp-Notebook .jp-InputPrompt:visible").first.click()  # the same key does something outside of the stepper
+    press("b")
+    wait_for(lambda: len(notebook.content().cells) == len(before) + 1, "new cell")
+    notebook.call("await app.commands.execute('notebook:undo-cell-action')")
+
+
+def test_what_a_step_changed_is_marked_as_python_says(notebook: Notebook, stepper: Locator):
+    charge = int(notebook.ask("print(next(step.version for step in h if step.event.type == 'PaymentCharged' and step.version > 3))"))
+    notebook.ask(f"stepper.position = {charge}")
+    _at(stepper, charge)
+    told = set(
+        notebook.ask(f"print(*(eslab.model.format_path(change.path) for change in h[{charge - 1}].changes), sep='\\n')").splitlines()
+    )
+    marked = stepper.get_by_role("region", name="State", exact=True).locator(".es-added, .es-changed, .es-removed")
+    assert {node.get_attribute("data-path") for node in marked.all()} == told
+    assert told
+    for node in marked.all():
+        assert node.is_visible()
+        assert node.locator("> .es-row > .es-kind").inner_text() in {"added", "changed", "removed"}
+
+
+def test_the_position_goes_from_the_page_to_python_and_back(notebook: Notebook, stepper: Locator):
+    _python(notebook, "stepper.position", 1)
+    notebook.ask("stepper.position = 4")
+    _at(stepper, 4)
+    stepper.get_by_role("button", name="Forward", exact=True).click()
+    _python(notebook, "stepper.position, stepper.state.version", "5 5")
+    notebook.ask("stepper.state = h.at(version=2)")
+    _at(stepper, 2)
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_the_stepper_follows_the_theme_and_axe_finds_nothing(notebook: Notebook, stepper: Locator, theme: str):
+    notebook.theme(theme)
+    colours = stepper.evaluate("(root) => { const {backgroundColor, color} = getComputedStyle(root); return [backgroundColor, color]; }")
+    back, text = (sum(map(int, re.findall(r"\d+", colour)[:3])) / 3 for colour in colours)
+    assert (back > 240 and text < 60) if theme == "JupyterLab Light" else (back < 60 and text > 200), colours
+    for _ in range(int(notebook.ask("print(len(h))"))):
+        notebook.page.keyboard.press("ArrowRight")
+        if stepper.locator(".es-problem").count():
+            break  # a step with a mark has the most colours
+    assert axe(notebook.page, ".eslab-stepper") == []
+
+
+def test_with_its_kernel_killed_the_stepper_still_steps(jupyterlab: JupyterLab, desk: Page):
+    notebook = jupyterlab.open(desk, jupyterlab.write("notebooks/killed.ipynb", *STEPPING))
+    notebook.run_all()
+    root = _stepper(notebook)
+    notebook.kill()
+    desk.locator(".jp-Dialog", has_text="appears to have died").get_by_role("button", name="Ok").click()
+    root.get_by_role("slider", name="Position").focus()
+    desk.keyboard.press("Home")
+    _at(root, 0)
+    desk.keyboard.press("ArrowRight")
+    _at(root, 1)
+    assert root.locator(".es-event h3").inner_text().startswith("OrderCreated")
+    root.get_by_role("button", name="Last", exact=True).click()
+    assert int(root.get_attribute("data-position")) > 5
+    notebook.close()

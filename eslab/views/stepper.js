@@ -458,7 +458,7 @@ function render({ model, el }) {
   const chips = Object.entries(marks).map(([mark, steps]) => h("button", { type: "button", class: "es-chip", "data-mark": mark, title: `go to the next: ${MARKS[mark]?.[1] ?? mark}`,
     onclick: () => go(steps.find((one) => one > position) ?? steps[0]) }, `${MARKS[mark]?.[0] ?? "!"} ${steps.length.toLocaleString("en")} ${mark}`));
   const help = h("div", { class: "es-help" }, HELP.map(([keys, text]) => h("span", {}, keys.flatMap((key) => [h("kbd", {}, key), " "]), text)));
-  const root = h("div", { class: "eslab-stepper", role: "group", tabIndex: -1, "aria-label": visible(`Stepper: ${name}`), "data-lm-suppress-shortcuts": "true" },
+  const root = h("div", { class: "eslab-stepper", role: "group", tabIndex: -1, "aria-label": visible(`Stepper: ${name}`) },
     h("div", { class: "es-top" }, h("strong", { class: "es-name" }, bdi(name)), h("span", { class: "es-note" }, count(total, "step"), " by ", bdi(projection)), h("span", { class: "es-chips" }, chips)),
     notes.map((note) => h("p", { class: "es-banner", role: "note" }, "⚠ ", bdi(note))),
     h("div", { class: "es-bar" }, back, slider, forth, where),
@@ -516,12 +516,15 @@ function render({ model, el }) {
 
   const moves = { ArrowLeft: () => position - 1, ArrowRight: () => position + 1, PageUp: () => position - LEAP, PageDown: () => position + LEAP, Home: () => first, End: () => last };
   const listMoves = { ArrowUp: moves.ArrowLeft, ArrowDown: moves.ArrowRight };
+  // JupyterLab takes what bubbles up to the document, "b" for a new cell, say. Plain keys end here, while Ctrl+S still saves. (Lumino's own attribute,
+  // data-lm-suppress-shortcuts, keeps nothing from a binding on `:focus` unless it stands on the very element that has the focus.)
   root.addEventListener("keydown", (pressed) => {
-    if (pressed.ctrlKey || pressed.altKey || pressed.metaKey || pressed.shiftKey) return;
+    if (pressed.ctrlKey || pressed.altKey || pressed.metaKey) return;
+    if (pressed.key !== "Escape") pressed.stopPropagation();
+    if (pressed.shiftKey) return;
     const move = moves[pressed.key] ?? (pane.contains(pressed.target) ? undefined : listMoves[pressed.key]);
     if (!move) return;
     pressed.preventDefault();
-    pressed.stopPropagation();
     go(move());
   });
 
