@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
@@ -28,14 +28,14 @@ from eslab import runs
 from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE, decode
 from eslab.decode.consumer_offsets import CommitReader
 from eslab.errors import ConfigError
-from eslab.events import EVENTS, LifeState, Manifest, Run, TopicCounts, newest_manifest
+from eslab.events import EVENTS, LifeState, Manifest, Run, TopicCounts, manifest_name, newest_manifest, next_number
 from eslab.mapping import SAMPLE, Mapping, TopicMapping, infer, write_topic
 from eslab.model import EACH, Life, format_path, loads
 from eslab.ordering import put_in_order
 from eslab.segments import LOSSY, Log, Reach, Segment, commit_file, enough_disk, reaches
 from eslab.sources import CONSUMER_OFFSETS, Hole
 
-__all__ = ["outdated", "update"]
+__all__ = ["outdated", "sweep", "update"]
 
 CHUNK_ROWS: Final = 250_000  # sorted in memory at once
 CHUNK_BYTES: Final = 256 << 20
@@ -71,7 +71,7 @@ def update(
     todo = [(life, reach) for life, fresh in _fresh(base, lives) for reach in fresh]
     if last is base and not todo:
         return last
-    number = last.number + 1 if last else 1
+    number = next_number(folder)
     name = f"{number:08d}-{secrets.token_hex(4)}"
     with _Build(folder / "events", mapping, base) as build:
         build.take(todo, on_records)
@@ -95,8 +95,10 @@ def update(
         types=build.types,
         gaps=gaps,
     )
+    keep = _files(new)
+    _retire(folder / "events", _files(last) - keep if last else ())
     _commit(folder / "events", new)
-    _clean(folder / "events", new)
+    _clean(folder / "events", keep)
     return new
 
 
@@ -389,6 +391,11 @@ def _wider(left: str | None, right: str) -> str:
 # --- committing -------------------------------------------------------------------------------------------
 
 
+def _files(manifest: Manifest) -> set[str]:
+    """Every file in `events/` that this manifest is or names."""
+    return {manifest_name(manifest.number), *filter(None, [manifest.gaps]), *(name for run in manifest.runs for name in run.files)}
+
+
 def _write_gaps(path: Path, holes: list[tuple[Life, Hole]]) -> None:
     columns = list(zip(*((*life, hole.start, hole.next, hole.cause) for life, hole in holes), strict=True)) or [()] * 6
     schema = pa.schema([("topic", pa.string()), ("partition_id", pa.int32()), ("incarnation", pa.int32()), ("start_offset", pa.int64()), ("next_offset", pa.int64()), ("cause", pa.string())])  # fmt: skip
@@ -404,23 +411,26 @@ def _commit(folder: Path, manifest: Manifest) -> None:
     temporary = folder / f".tmp-manifest-{secrets.token_hex(4)}"
     with enough_disk(temporary):
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
-        commit_file(temporary, folder / f"manifest-{manifest.number:08d}.json")
+        commit_file(temporary, folder / manifest_name(manifest.number))
 
 
-def _clean(folder: Path, manifest: Manifest) -> None:
-    """Remove what no manifest named within the last day, and what a killed build left.
+def _retire(folder: Path, names: Iterable[str]) -> None:
+    """Let the day begin for which these stay, for readers that hold the manifest which names them."""
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(folder / name)
 
-    A manifest is in use until a day after the next one appeared; what begins with a dot is of a build that died, since no other runs now.
-    """
+
+def _clean(folder: Path, keep: Collection[str]) -> None:
+    """Remove what no manifest named within the last day. No older manifest is read for that: a long `follow` makes one every other second."""
     old = time.time() - KEEP_S
-    manifests = sorted(folder.glob("manifest-*.json"), reverse=True)
-    keep: set[str] = set()
-    for path, later in zip(manifests, [None, *manifests], strict=False):
-        with contextlib.suppress(OSError, msgspec.MsgspecError):
-            if later is None or later.stat().st_mtime > old:
-                known = manifest if later is None else msgspec.json.decode(path.read_bytes(), type=Manifest)
-                keep |= {path.name, known.gaps or "", *(file for run in known.runs for file in run.files)}
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
-            if path.name not in keep and (path.name.startswith(".") or path.stat().st_mtime < old):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.name not in keep and path.stat().st_mtime < old:
+                path.unlink()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a build left that died: its names begin with a dot. The caller holds the writer's lock, so no other runs now."""
+    for path in (folder / "events").glob(".*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

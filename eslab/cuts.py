@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Mapping
+from itertools import chain
+from numbers import Integral
 from zoneinfo import ZoneInfo
 
 from eslab.errors import MomentError, NaiveTime, UnknownEvent
@@ -39,13 +41,14 @@ class Clock:
                 told = dt.datetime.fromisoformat(text)
             except ValueError:
                 raise MomentError(f"{text!r} is no time; write it like 2026-03-12T10:31:00+01:00, or 10:31 in a lab of one day") from None
+        if not isinstance(told, dt.datetime) or told != told:  # noqa: PLR0124  pandas' NaT is a datetime that equals nothing
+            raise MomentError(f"{told!r} is no time; give a datetime, or a text like 2026-03-12T10:31:00+01:00")
         if told.tzinfo is None:
-            if self.tz is None:
-                raise NaiveTime(
-                    f'{told.isoformat(sep=" ")} has no zone, and the lab has none either: write the zone (…+01:00, …Z), or open the lab with tz="Europe/Berlin"'
-                )
-            told = told.replace(tzinfo=self.tz)
-        return told.astimezone(dt.UTC)
+            told = self._in_zone(told)
+        try:
+            return told.astimezone(dt.UTC)
+        except OverflowError:
+            raise MomentError(f"{told.isoformat()} lies outside the years 1 to 9999 in UTC") from None
 
     def show(self, moment: dt.datetime | None) -> str:
         """The moment for people, with its zone."""
@@ -54,6 +57,22 @@ class Clock:
         local = moment.astimezone(self.tz or dt.UTC)
         spec = "milliseconds" if local.microsecond else "seconds"
         return f"{local.replace(tzinfo=None).isoformat(sep=' ', timespec=spec)} {local.tzname()}"
+
+    def _in_zone(self, told: dt.datetime) -> dt.datetime:
+        if self.tz is None:
+            raise NaiveTime(
+                f'{told.isoformat(sep=" ")} has no zone, and the lab has none either: write the zone (…+01:00, …Z), or open the lab with tz="Europe/Berlin"'
+            )
+        early, late = (told.replace(tzinfo=self.tz, fold=fold) for fold in (0, 1))
+        before, after = early.utcoffset(), late.utcoffset()
+        assert before is not None
+        assert after is not None
+        if before == after:
+            return early
+        how = "comes twice" if before > after else "does not come"
+        raise MomentError(
+            f"{told.isoformat(sep=' ')} {how} in {self.tz.key}, where the clocks are changed then; write the offset too: {early.isoformat()} or {late.isoformat()}"
+        )
 
     def _day(self, text: str) -> dt.date:
         if self.tz is None:
@@ -97,12 +116,18 @@ def at_event(events: Events, told: str | Coordinates | tuple[str, int, int], lab
 def at_offsets(events: Events, told: Mapping[str, Mapping[int, int]]) -> Cut:
     """The cut with these next offsets (exclusive) by topic and partition; partitions not named are excluded, and listed."""
     newest = events.manifest.newest
+    if not all(
+        isinstance(parts, Mapping) and all(isinstance(one, Integral) for one in chain(parts, parts.values())) for parts in told.values()
+    ):
+        raise MomentError(f'offsets={told!r} is not by topic and partition; write it like offsets={{"orders": {{0: 17}}}}')
     unknown = [f"{topic}[{partition}]" for topic, parts in told.items() for partition in parts if (topic, partition) not in newest]
     if unknown:
         raise MomentError(
             f"the lab has no {', '.join(unknown)}; it has {', '.join(f'{topic}[{partition}]' for topic, partition in newest) or 'nothing'}"
         )
-    offsets = {(topic, partition, newest[topic, partition]): next_ for topic, parts in told.items() for partition, next_ in parts.items()}
+    offsets = {
+        (topic, int(partition), newest[topic, partition]): int(next_) for topic, parts in told.items() for partition, next_ in parts.items()
+    }
     excluded = tuple((topic, partition, life) for (topic, partition), life in newest.items() if (topic, partition, life) not in offsets)
     return Cut(offsets, label="by offsets", store=events.manifest.fingerprint, excluded=excluded)
 
@@ -113,15 +138,17 @@ def find_event(events: Events, told: str | Coordinates | tuple[str, int, int]) -
     An event is named by its id, by coordinates, or by (topic, partition, offset) in the newest incarnation.
     """
     where, parameters = "event_id = $id", dict[str, str | int](id=told if isinstance(told, str) else "")
-    if not isinstance(told, str):
-        topic, partition, offset = (told.topic, told.partition, told.offset) if isinstance(told, Coordinates) else told
-        where, parameters = (
-            "topic = $topic and partition_id = $partition and record_offset = $offset",
-            {"topic": topic, "partition": partition, "offset": offset},
-        )
+    if isinstance(told, Coordinates):
+        where = "topic = $topic and partition_id = $partition and incarnation = $incarnation and record_offset = $offset"
+        parameters = told._asdict()
+    elif isinstance(told, tuple) and len(told) == 3:
+        where = "topic = $topic and partition_id = $partition and record_offset = $offset"
+        parameters = dict(zip(("topic", "partition", "offset"), told, strict=True))
+    elif not isinstance(told, str):
+        raise MomentError(f"{told!r} names no event; give its id, or (topic, partition, offset)")
     found = query(events, f"select {ORDER}, count(*) over () from {{rows}} where first and {where} order by {ORDER} limit 1", parameters)
     if not found:
-        name = told if isinstance(told, str) else "/".join(str(part) for part in (told if len(told) == 3 else (told[0], told[1], told[3])))
+        name = "/".join(map(str, told)) if type(told) is tuple else str(told)
         raise UnknownEvent(
             f"no captured event is called {name!r}; lab.find(...) looks for any id, and lab.gaps() says what was not captured"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
@@ -20,11 +20,24 @@ from eslab import runs
 from eslab.model import Cut, Life, Selection
 from eslab.sources import CONSUMER_OFFSETS
 
-__all__ = ["EVENTS", "Events", "LifeState", "Manifest", "Run", "Slice", "Suspect", "TopicCounts", "newest_manifest"]
+__all__ = [
+    "EVENTS",
+    "Events",
+    "LifeState",
+    "Manifest",
+    "Run",
+    "Slice",
+    "Suspect",
+    "TopicCounts",
+    "manifest_name",
+    "newest_manifest",
+    "next_number",
+]
 
 FORMAT_VERSION: Final = 1
 SCAN_ROWS: Final = 4 * runs.ROW_GROUP  # rows of a replay held at once
 
+_MANIFESTS: Final = f"manifest-{'[0-9]' * 8}.json"
 _TIME = pa.timestamp("us", tz="UTC")
 _TEXT = pa.string()
 
@@ -58,6 +71,11 @@ EVENTS: Final = pa.schema(
     ]
 )
 """One row per (aggregate, event), `first` on one row of each record; docs/format.md tells each column."""
+
+
+# A manifest may be a stranger's, and both of these go into SQL
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[\w-]+\.parquet\Z")]
+ColumnType = Annotated[str, msgspec.Meta(pattern=r"^(NULL|BOOLEAN|BIGINT|HUGEINT|DOUBLE|DECIMAL\(\d\d?,\d\d?\)|VARCHAR|JSON)\Z")]
 
 
 class Suspect(msgspec.Struct):
@@ -119,7 +137,7 @@ class Run(msgspec.Struct):
 
     level: int
     rows: int
-    files: list[str]
+    files: list[FileName]
 
 
 class Manifest(msgspec.Struct):
@@ -132,9 +150,9 @@ class Manifest(msgspec.Struct):
     topics: dict[str, TopicCounts] = {}
     aggregates: dict[str, int] = {}
     """Rows by aggregate: one per (aggregate, event)."""
-    types: dict[str, dict[str, str]] = {}
+    types: dict[str, dict[str, ColumnType]] = {}
     """Event type -> field of its data -> the SQL type that the events seen so far fit."""
-    gaps: str | None = None
+    gaps: FileName | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -149,9 +167,19 @@ class Manifest(msgspec.Struct):
         return {(topic, partition): incarnation for incarnation, topic, partition in lives}
 
 
+def manifest_name(number: int) -> str:
+    """The file of the manifest with this number, in `events/`."""
+    return f"manifest-{number:08d}.json"
+
+
+def next_number(folder: Path) -> int:
+    """The number of the next manifest: above every one that stands, readable or not."""
+    return max((int(path.stem.removeprefix("manifest-")) for path in (folder / "events").glob(_MANIFESTS)), default=0) + 1
+
+
 def newest_manifest(folder: Path) -> Manifest | None:
     """The newest manifest of a lab's `events/`; None where there is none that this eslab reads."""
-    for path in sorted((folder / "events").glob("manifest-*.json"), reverse=True):
+    for path in sorted((folder / "events").glob(_MANIFESTS), reverse=True):
         try:
             manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
         except (OSError, msgspec.MsgspecError):
@@ -188,7 +216,8 @@ class Events:
     @property
     def lossy(self) -> dict[Life, dict[str, tuple[int, int, int]]]:
         """The newest lives that have lost records, or were not asked for all: cause -> (offsets, first, next after the last)."""
-        return {state.life: state.lossy for state in self.manifest.lives if state.lossy and state.life in self.cut.offsets}
+        newest = self.cut.offsets
+        return {state.life: state.lossy for state in self.manifest.lives if state.lossy and state.life in newest}
 
     def lookup(self, aggregate: str, aggregate_id: str, columns: Sequence[str], selection: Selection) -> Slice:
         """The rows of one aggregate in the lab's order.

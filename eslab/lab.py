@@ -51,6 +51,8 @@ class Lab:
             self.tz = ZoneInfo(tz) if tz is not None else None
         except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
             raise ConfigError(f'tz={tz!r} is no time zone; write it like "Europe/Berlin" or "UTC"') from exc
+        if "?" in str(self.path):
+            raise NotALab(f"{self.path}: DuckDB takes what follows a ? in a path for options; choose a folder without one in its path")
         if self.path.exists() and not is_lab(self.path) and (not self.path.is_dir() or any(self.path.iterdir())):
             raise NotALab(f"{self.path} holds something else than a lab; choose an empty folder, or one that eslab made")
         self._log = Log(self.path / "log")
@@ -138,6 +140,7 @@ class Lab:
 
     def _build(self, *, progress: bool = False) -> None:
         """Bring events and lab.duckdb up to the log. The caller holds the writer's lock."""
+        building.sweep(self.path)
         mapping, last = read_mapping(self.path), newest_manifest(self.path)
         if not building.outdated(last, self._log, mapping):
             if last is not None and not sql.is_current(Events(self.path, last)):
@@ -146,6 +149,10 @@ class Lab:
         with Bar("sorting events", shown=progress) as bar:
             manifest = building.update(self.path, self._log, mapping, say=self._say, on_records=bar.count)
         sql.write_database(Events(self.path, manifest), self._log)
+        said = set(sql.renamed(last.types)) if last else set()
+        for notice in sql.renamed(manifest.types):
+            if notice not in said:
+                self._say(notice)
         for state in manifest.lives:
             known = next((one.suspects for one in last.lives if one.life == state.life), []) if last else []
             for suspect in state.suspects:
@@ -328,5 +335,8 @@ def _flat(bound: Mapping[Any, Any]) -> Iterator[tuple[TopicPartition, int]]:
         if isinstance(value, Mapping):
             yield from (((str(key), int(partition)), int(offset)) for partition, offset in value.items())
         else:
-            topic, partition = key
-            yield (str(topic), int(partition)), int(value)
+            try:
+                topic, partition = key
+                yield (str(topic), int(partition)), int(value)
+            except (TypeError, ValueError):
+                raise MomentError(f'{bound!r} names no offsets; write them like {{"orders": {{0: 17}}}}') from None

@@ -13,16 +13,17 @@ import secrets
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path as FilePath
 from typing import Any, Final
 
+import msgspec
 import tomlkit
 from tomlkit.items import Table
 
 from eslab.decode.envelopes import ENVELOPES, Envelope, describe, read_envelope
 from eslab.errors import ConfigError
-from eslab.model import Path, dumps, format_path, loads, parse_path
+from eslab.model import EACH, Path, dumps, format_path, loads, parse_path
 from eslab.sources import CONSUMER_OFFSETS
 
 __all__ = ["Distrust", "Mapping", "TopicMapping", "first_id", "infer", "read_mapping", "write_distrust", "write_topic"]
@@ -93,8 +94,13 @@ def read_mapping(folder: FilePath) -> Mapping:
         raise ConfigError(f"{path}: not readable as TOML: {exc}") from exc
     if raw.get("format_version") != FORMAT_VERSION:
         raise ConfigError(f"{path}: format_version is {raw.get('format_version')!r}, this eslab reads {FORMAT_VERSION}")
-    topics = {topic: _read_topic(told, f"{path}: [topics.{topic}]") for topic, told in raw.get("topics", {}).items()}
-    return Mapping(topics, tuple(_read_distrust(told, f"{path}: [[distrust]]") for told in raw.get("distrust", [])))
+    topics, distrust = raw.get("topics", {}), raw.get("distrust", [])
+    if not isinstance(topics, dict) or not isinstance(distrust, list):
+        raise ConfigError(f"{path}: topics are tables like [topics.orders], distrust is tables like [[distrust]]")
+    return Mapping(
+        {topic: _read_topic(told, f"{path}: [topics.{topic}]") for topic, told in topics.items()},
+        tuple(_read_distrust(told, f"{path}: [[distrust]]") for told in distrust),
+    )
 
 
 def _read_topic(told: Any, where: str) -> TopicMapping:
@@ -108,18 +114,31 @@ def _read_topic(told: Any, where: str) -> TopicMapping:
         if not isinstance(pair, dict) or pair.keys() != {"name", "id"} or not all(isinstance(text, str) and text for text in pair.values()):
             raise ConfigError(f'{where}: each aggregate is written {{ name = "order", id = "data.orderId" }}, not {pair!r}')
         try:
-            pairs.append((pair["name"], parse_path(pair["id"])))
+            pairs.append((pair["name"], _id_path(pair["id"])))
         except ConfigError as exc:
             raise ConfigError(f"{where}: {exc}") from exc
     return TopicMapping(read_envelope(told.get("envelope", "default"), where), tuple(pairs))
 
 
+def _id_path(text: str) -> Path:
+    path = parse_path(text)
+    if EACH in path and "" in path:
+        raise ConfigError(f"path {text!r} has both [] and an empty name, which DuckDB cannot follow")
+    return path
+
+
 def _read_distrust(told: Any, where: str) -> Distrust:
+    known = [field.name for field in fields(Distrust)]
+    if not isinstance(told, dict) or not told.keys() <= set(known):
+        raise ConfigError(f"{where}: a rule has any of {', '.join(known)}, nothing else")
     try:
-        offsets = told.get("offsets")
-        return Distrust(**{**told, "offsets": None if offsets is None else (int(offsets[0]), int(offsets[1]))})
-    except (TypeError, AttributeError, IndexError, ValueError) as exc:
-        raise ConfigError(f"{where}: takes source, producer_id, topic, partition, offsets = [start, next]: {exc}") from exc
+        return msgspec.convert(told, Distrust)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(
+            f"{where}: source and topic are texts, producer_id and partition numbers, offsets = [start, next]: {exc}"
+        ) from exc
+    except ConfigError as exc:
+        raise ConfigError(f"{where}: {exc}") from exc
 
 
 # --- writing ----------------------------------------------------------------------------------------
@@ -144,7 +163,8 @@ def write_topic(folder: FilePath, topic: str, told: TopicMapping, remarks: Itera
 
 
 def write_distrust(folder: FilePath, rule: Distrust) -> None:
-    """Add a rule to lab.toml."""
+    """Add a rule to lab.toml. Raises `ConfigError` where it could not be read back."""
+    _read_distrust({name: value for name, value in asdict(rule).items() if value is not None}, "distrust")
     with _editing(folder) as document:
         rules = document.setdefault("distrust", tomlkit.aot())
         table = tomlkit.table()

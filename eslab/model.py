@@ -338,7 +338,7 @@ Path = tuple[str | int | _Sentinel, ...]
 """Where a value stands in a state: keys and positions, outermost first; `EACH` in id paths only."""
 
 _NAME = re.compile(r"[^\W\d][\w-]*")
-_PART = re.compile(r'\.?(?:(?P<name>[^\W\d][\w-]*)|"(?P<quoted>(?:[^"\\]|\\.)*)")|\[(?P<index>-?\d+)?\]')
+_PART = re.compile(r'\.?(?:(?P<name>[^\W\d][\w-]*)|"(?P<quoted>(?:[^"\\]|\\.)*)")|\[(?P<index>-?\d{1,9})?\]')
 
 
 def parse_path(text: str) -> Path:

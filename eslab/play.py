@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from eslab.decode.envelopes import ENVELOPES
+from eslab.errors import SourceError
 from eslab.lab import Lab
 from eslab.mapping import TopicMapping, first_id, write_topic
 from eslab.model import Record, dumps, parse_path
@@ -52,6 +53,10 @@ class Play(Lab):
         if isinstance(event, Record):
             self._source.append(event)
             return
+        if not isinstance(event, Mapping):
+            raise SourceError(
+                f'{event!r} is no event; give a dict like {{"eventType": "OrderCreated", "data": {{...}}}}, or an eslab.Record'
+            )
         identity = first_id(event)
         self._source.append(
             Record(

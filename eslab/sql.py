@@ -13,18 +13,18 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from eslab.decode import EARLIEST_MS, LATEST_MS, json_path
-from eslab.errors import QueryError
-from eslab.events import Events
+from eslab.errors import LabError, QueryError
+from eslab.events import Events, manifest_name
 from eslab.segments import Log, enough_disk, reaches
 
-__all__ = ["connect", "identifier", "is_current", "literal", "one_line", "query", "statements", "write_database"]
+__all__ = ["connect", "identifier", "is_current", "literal", "one_line", "query", "renamed", "statements", "write_database"]
 
 EVENT_COLUMNS = [
     "event_id", "event_type", "event_version", "source", "recorded_at", "timestamp_type", "happened_at", "order_at",
@@ -138,6 +138,18 @@ def _typed(event_type: str, fields: dict[str, str]) -> str:
     return f"select {', '.join(columns)} from main.events where event_type = {literal(event_type)}"
 
 
+def renamed(types: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
+    """A sentence for each event type and field whose name in SQL is not its own, since it would collide but for case."""
+    relations = _distinct_names(types, set())
+    for event_type, fields in types.items():
+        relation = f"types.{identifier(relations[event_type])}"
+        if relations[event_type] != event_type:
+            yield f"event type {event_type!r} is the relation {relation}: SQL does not tell cases apart"
+        for field, name in _distinct_names(fields, {name.lower() for name in _ENVELOPE}).items():
+            if name != field:
+                yield f"field {field!r} is the column {identifier(name)} of {relation}: another one has that name, but for case"
+
+
 def _distinct_names(names: Iterable[str], taken: set[str]) -> dict[str, str]:
     """Each name, with a suffix where it would collide but for case: SQL names do not tell cases apart."""
     taken = {*taken}
@@ -158,15 +170,15 @@ def connect(events: Events, log: Log, *, tz: str | None, trusted: bool = True) -
     """
     con = duckdb.connect()
     con.execute(f"set TimeZone = {literal(tz or 'UTC')}")
-    for statement in statements(events, log):
-        con.execute(statement)
     if trusted:
         con.execute("set python_scan_all_frames = true")
-    else:
+    else:  # before anything that the lab says is run
         con.execute("set python_enable_replacements = false")
         con.execute(f"set allowed_directories = [{literal(str(events.folder) + '/')}]")
         con.execute("set enable_external_access = false")
         con.execute("set lock_configuration = true")
+    for statement in statements(events, log):
+        con.execute(statement)
     return con
 
 
@@ -209,7 +221,7 @@ def _sweep(folder: Path, name: str) -> None:
 def is_current(events: Events, name: str = "lab.duckdb") -> bool:
     """Whether `lab.duckdb` was written after these events: a writer may have died between the two."""
     try:
-        manifest = events.folder / "events" / f"manifest-{events.manifest.number:08d}.json"
+        manifest = events.folder / "events" / manifest_name(events.manifest.number)
         return (events.folder / name).stat().st_mtime_ns >= manifest.stat().st_mtime_ns
     except FileNotFoundError:
         return False
@@ -217,14 +229,20 @@ def is_current(events: Events, name: str = "lab.duckdb") -> bool:
 
 def export(events: Events, log: Log, path: Path) -> None:
     """Write events, history, records, gaps, problems and the typed relations as tables into one new, self-contained DuckDB file."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise LabError(f"{path} is {'a folder' if path.is_dir() else 'in no folder that exists'}; name a file to write, like shop.duckdb")
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    with enough_disk(temporary), contextlib.closing(connect(events, log, tz=None)) as con:
-        con.execute(f"attach {literal(str(temporary))} as made (storage_version 'v1.4.0')")
-        con.execute("create schema made.types")
-        for schema, name in _relations(con):
-            con.execute(f"create table made.{identifier(schema)}.{identifier(name)} as from memory.{identifier(schema)}.{identifier(name)}")
-        con.execute("detach made")
-        temporary.replace(path)
+    try:
+        with enough_disk(temporary), contextlib.closing(connect(events, log, tz=None)) as con:
+            con.execute(f"attach {literal(str(temporary))} as made (storage_version 'v1.4.0')")
+            con.execute("create schema made.types")
+            for schema, name in _relations(con):
+                relation = f"{identifier(schema)}.{identifier(name)}"
+                con.execute(f"create table made.{relation} as from memory.{relation}")
+            con.execute("detach made")
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _relations(con: duckdb.DuckDBPyConnection) -> Sequence[tuple[str, str]]:

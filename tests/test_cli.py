@@ -219,7 +219,7 @@ def test_the_traceback_of_a_defect_is_to_be_had(shop, monkeypatch):
 
 def test_what_the_system_refuses_is_one_sentence(shop, monkeypatch, tmp_path):
     assert "File name too long" in refusal("info", tmp_path / ("x" * 300))
-    assert "No such file" in refusal("export", shop, "--duckdb", tmp_path / "nowhere" / "x.duckdb")
+    assert "no folder" in refusal("export", shop, "--duckdb", tmp_path / "nowhere" / "x.duckdb")
     monkeypatch.setattr(eslab.Lab, "info", _raising(PermissionError, 13, "Permission denied", "/locked"))
     assert refusal("info", shop) == "eslab: /locked: Permission denied\n"
 

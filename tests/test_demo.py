@@ -24,7 +24,7 @@ from eslab.demo import VERSION, broker, consumers, demo, lab_toml, orders
 from eslab.demo.sagas import TOPICS
 from eslab.demo.sample import write_sample
 from eslab.demo.story import Story
-from eslab.errors import LabBusy, NotALab, SourceError, SourceUnreachable
+from eslab.errors import ConfigError, LabBusy, NotALab, SourceError, SourceUnreachable
 from eslab.model import EACH, Record, parse_path
 from eslab.positions import SAMPLES, read_samples, write_samples
 
@@ -132,7 +132,7 @@ def test_there_are_as_many_events_as_were_asked_for(size):
 
 
 def test_too_few_events_for_every_phenomenon_are_refused():
-    with pytest.raises(ValueError, match="300 or more"):
+    with pytest.raises(ConfigError, match="300 or more"):
         Story(events=299, seed=1)
 
 

@@ -658,6 +658,12 @@ def test_open_source_says_what_it_understands(tmp_path, monkeypatch, url, senten
         open_source(url)
 
 
+def test_what_is_no_source_at_all_is_said_so():
+    for told in (None, 5):
+        with pytest.raises(SourceError, match="eslab understands"):
+            open_source(told)
+
+
 def test_settings_beside_a_made_source_are_refused():
     with pytest.raises(SourceError, match="topic: settings belong"):
         open_source(MemorySource(), topic="t")

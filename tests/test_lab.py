@@ -5,6 +5,7 @@ import threading
 import time
 from itertools import pairwise
 
+import pandas as pd
 import pytest
 
 import eslab
@@ -16,6 +17,7 @@ from eslab.errors import (
     NaiveTime,
     NotALab,
     ProjectionError,
+    SourceError,
     UnknownEvent,
     UnknownId,
     VersionOutOfRange,
@@ -115,6 +117,38 @@ def test_the_same_moment_in_every_spelling_is_the_same_cut(lab):
     assert cut.offsets == {("orders", 0, 0): 7, ("orders", 1, 0): 4}
     assert "12:00:10 CET" in repr(cut)
     assert Cut.from_json(cut.to_json()) == cut
+
+
+@pytest.mark.parametrize(("moment", "word"), [("2026-10-25 02:30", "comes twice"), ("2026-03-29 02:30", "does not come")])
+def test_a_time_that_a_changed_clock_makes_unclear_is_not_guessed(lab, moment, word):
+    with pytest.raises(MomentError, match=word) as caught:
+        lab.cut(moment)
+    for offset in ("+01:00", "+02:00"):
+        assert f"{moment.replace(' ', 'T')}:00{offset}" in str(caught.value)
+        lab.cut(f"{moment}:00{offset}")
+
+
+@pytest.mark.parametrize("told", [5, 1.5, dt.date(2026, 3, 12), pd.NaT, "9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00+05:00"])
+def test_what_is_no_time_is_said_in_one_sentence(lab, told):
+    with pytest.raises(MomentError):
+        lab.cut(told)
+
+
+@pytest.mark.parametrize("told", [{"orders": 5}, {"orders": {"0": 1}}, {"orders": {0: "1"}}, {"orders": {0: None}}])
+def test_offsets_that_are_none_say_how_to_write_them(lab, told):
+    with pytest.raises(MomentError, match="write it like"):
+        lab.cut(offsets=told)
+
+
+@pytest.mark.parametrize("told", [5, ("orders", 0), ["orders", 0, 1]])
+def test_what_names_no_event_says_what_does(lab, told):
+    with pytest.raises(MomentError, match="names no event"):
+        lab.cut(event_id=told)
+
+
+def test_an_event_of_an_older_incarnation_is_not_taken_for_the_newest_ones(lab):
+    with pytest.raises(UnknownEvent, match="orders/1~1/3"):
+        lab.cut(event_id=Coordinates("orders", 1, 1, 3))
 
 
 def test_a_bare_clock_needs_a_lab_of_one_day(lab, source):
@@ -322,6 +356,17 @@ def test_times_bound_a_snapshot(tmp_path, source):
     lab = Lab(tmp_path / "shop", tz="Europe/Berlin", say=lambda text: None)
     lab.snapshot(source, start="2026-03-12 12:00:10", stop="2026-03-12 12:00:20", progress=False)
     assert lab.sql("select min(data ->> 'total'), max(data ->> 'total') from events").fetchall() == [("10", "19")]
+
+
+def test_bounds_that_are_none_say_how_to_write_them(lab, source):
+    for bound in ({"orders": 5}, {("orders",): 5}, {("orders", 0): None}):
+        with pytest.raises(MomentError, match="write them like"):
+            lab.snapshot(source, start=bound, progress=False)
+
+
+def test_what_is_no_event_cannot_be_played():
+    with pytest.raises(SourceError, match="give a dict"):
+        eslab.play([5])
 
 
 def test_find_takes_any_id(lab):

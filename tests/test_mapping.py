@@ -67,6 +67,16 @@ def test_what_stands_in_lab_toml_is_kept_when_more_is_written(tmp_path):
         "format_version = 1\n[[distrust]]\nwho = 'x'",
         "format_version = 1\n[[distrust]]\n",
         "format_version = 1\n[[distrust]]\noffsets = [1, 2]",
+        "format_version = 1\ntopics = 3",
+        "format_version = 1\ndistrust = 3",
+        "format_version = 1\ndistrust = ['x']",
+        "format_version = 1\n[[distrust]]\nsource = 5",
+        "format_version = 1\n[[distrust]]\nproducer_id = 'x'",
+        "format_version = 1\n[[distrust]]\ntopic = 'a'\npartition = 0\noffsets = [1, 2, 3]",
+        "format_version = 1\n[topics.a]\nenvelope = { event_type = 'types[]' }",
+        "format_version = 1\n[topics.a]\nenvelope = { event_type = 'type', data = 'bodies[].x' }",
+        "format_version = 1\n[topics.a]\naggregates = [{ name = 'x', id = 'a[99999999999]' }]",
+        "format_version = 1\n[topics.a]\naggregates = [{ name = 'x', id = 'a[].\"\"' }]",
     ],
 )
 def test_a_wrong_lab_toml_gets_one_sentence(tmp_path, text):
@@ -83,3 +93,9 @@ def test_only_rules_that_touch_a_topic_change_its_fingerprint(tmp_path):
     after = read_mapping(tmp_path)
     assert before.fingerprint("a") != after.fingerprint("a")
     assert before.fingerprint("b") == after.fingerprint("b")
+
+
+def test_a_rule_that_could_not_be_read_back_is_not_written(tmp_path):
+    with pytest.raises(ConfigError, match="source"):
+        write_distrust(tmp_path, Distrust(source=5))
+    assert not (tmp_path / "lab.toml").exists()

@@ -1,4 +1,5 @@
 import datetime as dt
+import json
 import subprocess
 import sys
 
@@ -7,8 +8,8 @@ import pandas as pd
 import pytest
 
 import eslab
-from eslab import Lab, Record
-from eslab.errors import QueryError
+from eslab import Lab, Record, sql
+from eslab.errors import LabError, QueryError
 from eslab.model import dumps
 from eslab.sources.memory import MemorySource
 
@@ -123,6 +124,45 @@ def test_hostile_names_stay_names(tmp_path):
     assert lab.sql("select distinct topic from records").fetchall() == [(topic,)]
 
 
+@pytest.mark.parametrize("name", ["", "\n", "\x00", "\x1b[31m", 'a"b', "a\\b", "it's", "*", "[0]", "#-1", "$", "😀"])
+def test_a_field_of_any_name_is_a_column_with_its_value(name):
+    lab = eslab.play([{"eventType": "T", "data": {"anId": "1", name: 7}}])
+    columns = lab.sql('from types."T"').columns
+    (column,) = {name or "_"} & set(columns)
+    assert lab.sql('from types."T"').fetchall()[0][columns.index(column)] == 7
+
+
+@pytest.mark.parametrize("name", ["a[b]", "a*", "it's", 'a"b', "a{b}", "a b", "ä", "a\nb"])
+def test_a_lab_stands_in_a_folder_of_any_name(tmp_path, name):
+    lab = Lab(tmp_path / name, say=lambda text: None)
+    lab.snapshot(MemorySource([Record(topic="t", key=b"1", value=dumps({"eventType": "T", "data": {"anId": "1"}}))]), progress=False)
+    for relation in ("events", "records", "history"):
+        assert lab.sql(f"select count(*) from {relation}").fetchall() == [(1,)]
+    assert lab.cut("1970-01-01T00:00Z").offsets == {("t", 0, 0): 1}
+    assert Lab(lab.path, trusted=False).sql("select count(*) from events").fetchall() == [(1,)]
+
+
+def test_a_name_that_sql_takes_for_another_is_told_once(tmp_path):
+    said = []
+    lab = Lab(tmp_path / "lab", say=said.append)
+    source = MemorySource()
+    for kind in ("Paid", "PAID", "Sent"):
+        source.append(Record(topic="t", key=b"1", value=dumps({"eventType": kind, "data": {"anId": "1", "source": 1}})))
+        lab.snapshot(source, progress=False)
+    named = [text for text in said if "case" in text]
+    assert sum('types."Paid_2"' in text and text.startswith("event type 'Paid'") for text in named) == 1
+    assert sum(text.startswith("field 'source' is the column \"source_2\"") for text in named) == len(named) - 1
+    assert len(named) == len(set(named))
+
+
+def test_an_export_that_cannot_be_written_says_so_and_leaves_nothing(toy, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "folder", tmp_path / "none" / "x.duckdb"):
+        with pytest.raises(LabError, match="name a file"):
+            toy.export(path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
 def test_an_empty_lab_answers_with_no_rows(tmp_path):
     lab = Lab(tmp_path / "none")
     for relation in RELATIONS:
@@ -160,6 +200,33 @@ def test_a_strangers_lab_reads_nothing_else(toy, tmp_path):
         stranger.sql(f"from '{secret}'").fetchall()
     with pytest.raises(QueryError):
         stranger.sql("set enable_external_access = true").fetchall()
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"types": {"T": {"x": "DOUBLE) as y from events; copy (select 1) to '{out}'; create view v as select try_cast('1' as INTEGER"}}},
+        {"runs": [{"level": 0, "rows": 1, "files": ["../../secret.parquet"]}]},
+        {"gaps": "../../secret.parquet"},
+    ],
+)
+def test_a_strangers_manifest_is_no_way_into_sql(tmp_path, forged):
+    lab = Lab(tmp_path / "lab", say=lambda text: None)
+    lab.snapshot(MemorySource([Record(topic="t", key=b"1", value=dumps({"eventType": "T", "data": {"anId": "1"}}))]), progress=False)
+    out, (manifest,) = tmp_path / "out.csv", lab.path.glob("events/manifest-*.json")
+    (tmp_path / "secret.parquet").write_bytes(next(lab.path.glob("log/*/*/*/*.parquet")).read_bytes())
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | forged).replace("{out}", str(out)))
+    for trusted in (True, False):
+        assert Lab(lab.path, trusted=trusted, say=lambda text: None).sql("select event_type from events").fetchall() == [("T",)]
+    assert not out.exists()
+
+
+def test_a_strangers_words_are_run_where_nothing_else_can_be_reached(toy, tmp_path, monkeypatch):
+    intact, out = sql.statements, tmp_path / "out.csv"
+    monkeypatch.setattr(sql, "statements", lambda *args, **options: [*intact(*args, **options), f"copy (select 1) to '{out}'"])
+    with pytest.raises(duckdb.PermissionException):
+        sql.connect(toy._now(), toy._log, tz=None, trusted=False)
+    assert not out.exists()
 
 
 def test_older_incarnations_stay_in_records_and_leave_events(tmp_path):

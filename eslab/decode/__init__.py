@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from eslab.decode.codecs import read_json
 from eslab.decode.envelopes import PARTS, Envelope
-from eslab.model import EACH, Life, Path, dumps, format_path
+from eslab.model import EACH, Life, Path, format_path
 
 __all__ = ["EVENT", "TOMBSTONE_KIND", "UNDECODABLE", "decode", "json_path"]
 
@@ -88,10 +88,15 @@ def _utf8(key: bytes) -> str | None:
 
 
 def json_path(path: Path) -> str:
-    """The path in the form of DuckDB's JSON functions."""
-    return "$" + "".join(
-        "[*]" if part is EACH else f"[{part}]" if isinstance(part, int) else "." + dumps(str(part)).decode() for part in path
-    )
+    """The path in the form of DuckDB's JSON functions: with `$`, or as a JSON pointer where a name is empty, which `$` cannot say."""
+    if "" in path:
+        return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+    return "$" + "".join("[*]" if part is EACH else f"[{part}]" if isinstance(part, int) else f'."{_escaped(part)}"' for part in path)
+
+
+def _escaped(name: object) -> str:
+    """Only these two are escaped there; control characters stand as they are."""
+    return str(name).replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _extract(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from eslab.errors import ConfigError
-from eslab.model import Path, format_path, parse_path
+from eslab.model import EACH, Path, format_path, parse_path
 
 __all__ = ["ENVELOPES", "Envelope", "read_envelope"]
 
@@ -97,9 +97,13 @@ def read_envelope(told: Any, where: str) -> Envelope:
     if not isinstance(told, dict) or "event_type" not in told or not told.keys() <= set(PARTS):
         raise ConfigError(f"{where}: an envelope is a name or a table with event_type and any of {', '.join(PARTS)}")
     try:
-        return _envelope("custom", **told)
+        envelope = _envelope("custom", **told)
     except (AttributeError, TypeError) as exc:
         raise ConfigError(f"{where}: the parts of an envelope are paths or lists of paths ({exc})") from exc
+    for part in PARTS:
+        if any(EACH in path for path in getattr(envelope, part)):
+            raise ConfigError(f"{where}: {part} stands in one place, and [] means many; only the id of an aggregate takes it")
+    return envelope
 
 
 def describe(envelope: Envelope) -> dict[str, list[str]]:

@@ -83,4 +83,5 @@ def _write(folder: Path, held: dict[str, Any]) -> None:
 
 
 def _show(mark: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in mark.items() if value != "")
+    told = [f"{name} {value}" for name, value in mark.items() if name != "prefix"]
+    return ", ".join([*told, "on a cluster" if mark.get("prefix") else "on the embedded broker"])

@@ -24,6 +24,7 @@ from eslab.demo.sagas import (
     package_key,
 )
 from eslab.demo.truth import Shadow, Truth
+from eslab.errors import ConfigError
 from eslab.model import Record
 
 PARTITIONS = 4  # what the embedded broker gives every topic
@@ -42,7 +43,7 @@ class Story:
 
     def __init__(self, *, events: int, seed: int, prefix: str = "") -> None:
         if events < LEAST_EVENTS:
-            raise ValueError(f"a demo of {events} events has no room for one of each phenomenon; ask for {LEAST_EVENTS} or more")
+            raise ConfigError(f"a demo of {events} events has no room for one of each phenomenon; ask for {LEAST_EVENTS} or more")
         self.events = events
         self.seed = seed
         self.truth = Truth()

@@ -30,6 +30,8 @@ def open_source(url: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] |
         if settings:
             raise SourceError(f"{', '.join(settings)}: settings belong to the source's own constructor, and {url.url} is made already")
         return url
+    if not isinstance(url, (str, os.PathLike, Iterable)):
+        raise SourceError(_not_understood(str(url)))
     if not isinstance(url, str):
         return FileSource(url, **settings)
     # Kafka's client is the slowest import of all, and nobody who reads a file should wait for it.
