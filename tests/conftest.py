@@ -15,6 +15,7 @@ import confluent_kafka as ck
 import kafka_cluster
 import pytest
 from browser import Chromium, Watched
+from hypothesis import settings
 from jupyter import ROOT, JupyterLab
 from kafka_cluster import QUIET, KafkaCluster
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 REQUIRED = os.environ.get("ESLAB_REQUIRE", "").split(",")  # there, a missing thing is a failure and not a skip
 MARKS = {"kafka": "kafka", "secured": "kafka", "chromium": "browser"}  # fixture -> the mark of the tests that use it, directly or not
+
+settings.register_profile("busy", deadline=None)  # two workers on two cores: a first call may take a second
+settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
