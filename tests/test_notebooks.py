@@ -1,0 +1,89 @@
+"""The notebooks find what was planted: what their cells show is held against the demo's ground truth, which they themselves never read."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+
+import eslab
+
+ROOT = Path(__file__).resolve().parent.parent
+LAB = '"../data/shop"'  # as every notebook names it
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("notebooks") / "shop"
+    eslab.demo(folder, progress=False)
+    return folder
+
+
+def truth(shop: Path) -> dict[str, Any]:
+    return json.loads((shop / "ground-truth.json").read_text())["phenomena"]
+
+
+def shown(name: str, shop: Path) -> list[Any]:
+    """What the last line of each code cell of a notebook evaluates to; None where it shows nothing."""
+    names: dict[str, Any] = {}
+    values = []
+    for cell in nbformat.read(ROOT / "notebooks" / name, as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        tree = ast.parse(cell.source.replace(LAB, repr(str(shop))))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, name, "exec"), names)
+        values.append(None if last is None else eval(compile(ast.Expression(last.value), name, "eval"), names))
+    return values
+
+
+def table(values: list[Any], *columns: str) -> pd.DataFrame:
+    """The one table among the shown values that has these columns."""
+    (found,) = [value for value in values if isinstance(value, pd.DataFrame) and set(columns) <= set(value.columns)]
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_has_no_helper_functions_and_never_reads_the_ground_truth(path):
+    source = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+    assert "truth" not in source
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    assert all(function.decorator_list for function in functions), "a function that is no handler of a projection: does eslab lack a verb?"
+
+
+def test_the_incident_is_found_whom_it_hit_when_and_by_what(shop):
+    values = shown("01-incident.ipynb", shop)
+    planted = truth(shop)["double_charged"]
+    hit = table(values, "too much")
+    assert sorted(hit["orderId"]) == sorted(planted["ids"])
+    versions = table(values, "wrong").set_index("source")
+    assert dict(versions["wrong"]) == {"payments@2.3.1": 0, "payments@2.4.0": planted["count"], "payments@2.4.1": 0}
+    first, last = versions.loc["payments@2.4.0", ["first_wrong", "last_wrong"]]
+    assert pd.Timestamp(planted["from"]) <= first <= last <= pd.Timestamp(planted["to"])
+    assert pd.Timestamp(planted["from"]) <= versions.loc["payments@2.4.0", "from"]
+    assert versions.loc["payments@2.4.0", "to"] <= pd.Timestamp(planted["to"]) <= versions.loc["payments@2.4.1", "from"]
+
+
+def test_the_first_wrong_event_and_its_cause_are_the_ones_that_the_prose_names(shop):
+    values = shown("01-incident.ipynb", shop)
+    prose = "".join(cell.source for cell in nbformat.read(ROOT / "notebooks" / "01-incident.ipynb", as_version=4).cells)
+    (first,) = table(values, "event_id", "orderId", "source", "order_at").to_dict("records")
+    assert first["orderId"] == truth(shop)["double_charged"]["ids"][0]
+    trail = table(values, "causation_id").set_index("event_id")
+    cause = trail.loc[first["event_id"], "causation_id"]
+    assert trail.loc[cause, "event_type"] == "PaymentRequested"
+    assert list(trail.index[trail["causation_id"] == cause]) == ["evt-4709-45", first["event_id"]]
+    assert cause in prose
+    (stepper,) = [value for value in values if type(value).__name__ == "Stepper"]
+    assert (stepper.state.event.id, stepper.position) == (first["event_id"], 4)
+
+
+def test_the_money_to_give_back_is_what_was_charged_too_much(shop):
+    values = shown("01-incident.ipynb", shop)
+    owed = table(values, "refund").set_index("order_id")["refund"]
+    assert dict(owed.round(2)) == dict(table(values, "too much").set_index("orderId")["too much"].round(2))
