@@ -1,20 +1,29 @@
-"""Moments to cuts: a time, an event, offsets."""
+"""Moments to cuts: a time, an event, a version, offsets, what a consumer group had read; and a cut held against the lab it is used on."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import re
 from collections.abc import Mapping
 from itertools import chain
 from numbers import Integral
+from typing import Final
 from zoneinfo import ZoneInfo
 
-from eslab.errors import MomentError, NaiveTime, UnknownEvent
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from eslab.errors import MomentError, NaiveTime, UnknownEvent, UnknownId, VersionOutOfRange
 from eslab.events import Events
-from eslab.model import Coordinates, Cut, Life
+from eslab.model import Coordinates, Cut, Life, Selection
+from eslab.runs import key_at
 from eslab.sql import ORDER, query
 
-__all__ = ["Clock", "at_event", "at_offsets", "at_time", "find_event"]
+__all__ = ["Clock", "at_event", "at_group", "at_offsets", "at_time", "at_version", "changed_since", "find_event", "select"]
+
+EVER: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 OrderKey = tuple[dt.datetime, str, int, int, int]
 """A record's place in the lab's total order: order_at, topic, partition, incarnation, offset."""
@@ -103,14 +112,44 @@ def at_time(events: Events, moment: dt.datetime, label: str = "") -> Cut:
 def at_event(events: Events, told: str | Coordinates | tuple[str, int, int], label: str = "") -> Cut:
     """Everything in the lab's order up to and with this event. Raises `UnknownEvent`."""
     key, seen = find_event(events, told)
+    again = f" (its first occurrence of {seen})" if seen > 1 else ""
+    return _cut(events, _up_to(events, key), label or f"up to and with event {_shown(str(told))}{again}")
+
+
+def at_version(events: Events, aggregate: str, aggregate_id: str, version: int) -> Cut:
+    """Everything in the lab's order up to and with this step of an aggregate's history; for version 0 all that comes before its first.
+
+    Raises `UnknownId`, `VersionOutOfRange`.
+    """
+    rows = events.lookup(aggregate, aggregate_id, (), Selection(events.cut)).table
+    if not rows.num_rows:
+        raise UnknownId(f"no captured event belongs to {aggregate} {aggregate_id!r}; lab.find({aggregate_id!r}) looks for it as any id")
+    if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version <= rows.num_rows:
+        raise VersionOutOfRange(f"{aggregate} {aggregate_id} has {rows.num_rows} versions; there is no version {version!r}")
+    _, _, micros, *place = key_at(rows, max(version - 1, 0))
+    key = (_EPOCH + dt.timedelta(microseconds=int(micros)), *place)
+    whose = f"{_shown(aggregate)} {_shown(aggregate_id)}"
+    label = f"up to and with version {version} of {whose}" if version else f"before the first event of {whose}"
+    return _cut(events, _up_to(events, key, "<=" if version else "<"), label)
+
+
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def _shown(text: str) -> str:
+    """Text of a payload, with nothing in it that could steer a terminal."""
+    return text if text.isprintable() else repr(text)
+
+
+def _up_to(events: Events, key: tuple[object, ...], compared: str = "<=") -> dict[Life, int]:
+    """Next offsets behind everything that comes before a place in the lab's order."""
     found = query(
         events,
         f"""select topic, partition_id, incarnation, max(record_offset) + 1 from {{rows}}
-        where ({ORDER}) <= ($order_at, $topic, $partition, $incarnation, $offset) group by all""",
-        {"order_at": key[0], "topic": key[1], "partition": key[2], "incarnation": key[3], "offset": key[4]},
+        where ({ORDER}) {compared} ($order_at, $topic, $partition, $incarnation, $offset) group by all""",
+        dict(zip(("order_at", "topic", "partition", "incarnation", "offset"), key, strict=True)),
     )
-    again = f" (its first occurrence of {seen})" if seen > 1 else ""
-    return _cut(events, {(t, p, i): n for t, p, i, n in found}, label or f"up to and with event {told}{again}")
+    return {(t, p, i): n for t, p, i, n in found}
 
 
 def at_offsets(events: Events, told: Mapping[str, Mapping[int, int]]) -> Cut:
@@ -128,8 +167,53 @@ def at_offsets(events: Events, told: Mapping[str, Mapping[int, int]]) -> Cut:
     offsets = {
         (topic, int(partition), newest[topic, partition]): int(next_) for topic, parts in told.items() for partition, next_ in parts.items()
     }
-    excluded = tuple((topic, partition, life) for (topic, partition), life in newest.items() if (topic, partition, life) not in offsets)
-    return Cut(offsets, label="by offsets", store=events.manifest.fingerprint, excluded=excluded)
+    if any(next_ < 0 for next_ in offsets.values()):
+        raise MomentError(f"offsets={told!r} has one below 0; an offset here is the next one, 0 for nothing")
+    return _without_the_rest(events, offsets, "by offsets")
+
+
+def at_group(events: Events, samples: pa.Table, group: str, moment: dt.datetime | None, clock: Clock) -> Cut:
+    """Up to where a consumer group had committed by a moment (None: its last known commits). A lower bound: commits lag the work.
+
+    `samples` are `positions.SAMPLES`. Known is the newest of each partition until then, or a commit before then that only a later one tells. Partitions that it had committed
+    nothing on are excluded. Raises `MomentError` for a group without samples, or before its first one.
+    """
+    told = samples.filter(pc.equal(samples["group"], group))
+    if not told.num_rows:
+        groups = ", ".join(sorted(pc.unique(samples["group"]).to_pylist())) or "none"
+        raise MomentError(f"the lab has no offset samples of a group {group!r}; it has {groups}")
+    found = _committed(events, told, EVER if moment is None else moment)
+    births = _births(events) if any(life[2] for life, _, _ in found) else {}
+    offsets = {  # a commit from before a partition was made anew says nothing of what it is now
+        life: committed for life, committed, since in found if life[2] == 0 or since >= births.get(life, EVER)
+    }
+    if moment is not None and not offsets and moment < (first := pc.min(pc.coalesce(told["committed_at"], told["sampled_at"])).as_py()):
+        raise MomentError(
+            f"where group {group!r} stood at {clock.show(moment)} is not known; its first offset sample is of {clock.show(first)}"
+        )
+    when = f"had committed by {clock.show(moment)}" if moment is not None else "is known to have committed"
+    return _without_the_rest(events, offsets, f"what group {group!r} {when}, at least: commits lag the work")
+
+
+def _committed(events: Events, samples: pa.Table, moment: dt.datetime) -> list[tuple[Life, int, dt.datetime]]:
+    """What is known of each partition of the lab at a moment: its newest life, the committed offset, and since when it is known to be so."""
+    with contextlib.closing(duckdb.connect()) as con:
+        con.execute("set TimeZone = 'UTC'")
+        con.register("samples", samples.append_column("nth", pa.array(range(samples.num_rows), pa.int64())))
+        found = con.execute(
+            """with known as (select *, coalesce(committed_at, sampled_at) as since from samples)
+            select topic, "partition", last.committed, last.since from (
+                select topic, "partition", arg_max({'committed': committed, 'since': since}, (least(sampled_at, $moment), since, nth)) as last
+                from known where since <= $moment group by all
+            ) where last.committed is not null order by all""",
+            {"moment": moment},
+        ).fetchall()
+    newest = events.manifest.newest
+    return [
+        ((topic, partition, newest[topic, partition]), committed, since.astimezone(dt.UTC))
+        for topic, partition, committed, since in found
+        if (topic, partition) in newest
+    ]
 
 
 def find_event(events: Events, told: str | Coordinates | tuple[str, int, int]) -> tuple[OrderKey, int]:
@@ -156,6 +240,53 @@ def find_event(events: Events, told: str | Coordinates | tuple[str, int, int]) -
     return (order_at.astimezone(dt.UTC), topic, partition, incarnation, offset), seen
 
 
-def _cut(events: Events, offsets: dict[Life, int], label: str) -> Cut:
-    """With every partition of the lab in it: one that has nothing yet stands at 0."""
-    return Cut({life: offsets.get(life, 0) for life in events.cut.offsets}, label=label, store=events.manifest.fingerprint)
+def select(events: Events, at: str | dt.datetime | Cut | None, *, clock: Clock, by: str = "recorded", cut: Cut | None = None) -> Selection:
+    """What a replay sees: up to a time or a cut; with `by="happened"` what happened until a time, of all that is captured or of a cut."""
+    if by not in ("recorded", "happened"):
+        raise MomentError(f'clock={by!r}; it is "recorded" (when the log got it) or "happened" (the time in the payload)')
+    if isinstance(at, Cut):
+        if cut is not None:
+            raise MomentError("two cuts were given, at= and cut=; combine them by & (what both hold) or | (what either holds)")
+        at, cut = None, at
+    moment = None if at is None else clock.read(at)
+    if by == "happened":
+        return Selection(events.cut if cut is None else cut, EVER if moment is None else moment)
+    if moment is None:
+        return Selection(events.cut if cut is None else cut)
+    if cut is not None:
+        raise MomentError(
+            'a time and a cut were given: with clock="recorded" name one; with clock="happened" the cut says what had been recorded'
+        )
+    return Selection(at_time(events, moment, f"recorded until {clock.show(moment)}"))
+
+
+def changed_since(events: Events, cut: Cut) -> str:
+    """What is not as it was when the cut was made, as one sentence; "" if all is. Raises `MomentError` for a cut of topics that this lab has not."""
+    lives = {life: next_ for life, next_ in cut.offsets.items() if next_}
+    known = {life[0] for life in events.cut.offsets}
+    strange = sorted({topic for topic, _, _ in lives} - known)
+    if strange:
+        raise MomentError(
+            f"this cut is from another lab: {', '.join(strange)} is not captured here; this lab has {', '.join(sorted(known)) or 'no topics'}"
+        )
+    now = events.manifest.fingerprints(lives)
+    other = sorted({life[0] for life in lives if life in cut.store and cut.store[life] != now.get(life)})
+    if not other:
+        return ""
+    return f"{', '.join(other)} is read by other rules than when this cut was made, or holds other records below it: answers may differ from then"
+
+
+def _births(events: Events) -> dict[Life, dt.datetime]:
+    """When each life began, by its first record."""
+    found = query(events, "select topic, partition_id, incarnation, min(order_at) from {rows} group by all")
+    return {(t, p, i): first.astimezone(dt.UTC) for t, p, i, first in found}
+
+
+def _cut(events: Events, offsets: dict[Life, int], label: str, excluded: tuple[Life, ...] = ()) -> Cut:
+    """With every partition of the lab in it that is not excluded: one that has nothing yet stands at 0."""
+    whole = {life: offsets.get(life, 0) for life in events.cut.offsets if life not in excluded}
+    return Cut(whole, label=label, store=events.manifest.fingerprints(whole), excluded=excluded)
+
+
+def _without_the_rest(events: Events, offsets: dict[Life, int], label: str) -> Cut:
+    return _cut(events, offsets, label, tuple(life for life in events.cut.offsets if life not in offsets))

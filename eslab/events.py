@@ -7,7 +7,8 @@ the log that they were made from and the fingerprints of what made them. An `Eve
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -154,11 +155,14 @@ class Manifest(msgspec.Struct):
     """Event type -> field of its data -> the SQL type that the events seen so far fit."""
     gaps: FileName | None = None
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the rules that made these events from the log: equal rules, equal answers."""
-        rules = "\n".join(f"{topic}={counts.fingerprint}" for topic, counts in sorted(self.topics.items()) if topic != CONSUMER_OFFSETS)
-        return hashlib.sha256(rules.encode()).hexdigest()[:16]
+    def fingerprints(self, offsets: Mapping[Life, int]) -> dict[Life, str]:
+        """For each life the fingerprint of what is below an offset (exclusive) and of the rules to read it by: equal ones, equal answers."""
+        covered = {state.life: state.covered for state in self.lives}
+        return {life: self._fingerprint(life[0], covered[life], next_) for life, next_ in offsets.items() if life in covered}
+
+    def _fingerprint(self, topic: str, covered: list[tuple[int, int]], next_: int) -> str:
+        below = [(low, min(high, next_)) for low, high in covered if low < next_]
+        return hashlib.sha256(f"{self.topics[topic].fingerprint} {below}".encode()).hexdigest()[:16]
 
     @property
     def newest(self) -> dict[tuple[str, int], int]:
@@ -204,14 +208,14 @@ class Events:
         """Every file of every run."""
         return [self.folder / "events" / name for run in self.manifest.runs for name in run.files]
 
-    @property
+    @cached_property
     def cut(self) -> Cut:
         """All that these events hold, of the newest incarnation of each partition."""
         newest = self.manifest.newest
         offsets = {
             state.life: state.next for state in self.manifest.lives if newest.get((state.topic, state.partition)) == state.incarnation
         }
-        return Cut(offsets, label="all that is captured", store=self.manifest.fingerprint)
+        return Cut(offsets, label="all that is captured", store=self.manifest.fingerprints(offsets))
 
     @property
     def lossy(self) -> dict[Life, dict[str, tuple[int, int, int]]]:

@@ -162,8 +162,8 @@ class History(Sequence[Step]):
         if isinstance(asked, int):
             return self._at_version(asked)
         if isinstance(asked, Cut):
-            held = self._rows_before(asked)
-            return self._state_of(np.flatnonzero(held), lambda: asked)
+            note = cuts.changed_since(self._events, asked)
+            return self._state_of(np.flatnonzero(self._rows_before(asked)), lambda: asked, note)
         if asked is None:
             return self._state_of(np.arange(len(self)), lambda: self.selection.cut)
         return self._at_time(self._clock.read(asked))

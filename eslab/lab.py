@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import duckdb
 
 from eslab import building, cuts, history, replay, sql, verify
+from eslab.bookmarks import Bookmarks
 from eslab.capture import CapturePlan, Offsets, capture, plan
 from eslab.contents import Gaps, Info, Snapshot, span, told_of
 from eslab.cuts import Clock
@@ -21,6 +22,7 @@ from eslab.events import Events, Manifest, newest_manifest
 from eslab.history import History
 from eslab.mapping import Distrust, read_mapping, write_distrust
 from eslab.model import EACH, Coordinates, Cut, Selection
+from eslab.positions import read_samples
 from eslab.progress import Bar
 from eslab.projection import MergeProjection, Projection
 from eslab.search import Found, find_anything
@@ -59,7 +61,7 @@ class Lab:
         self._trusted, self._say = trusted, say
         self._seen: tuple[tuple[object, ...], Events] | None = None
         self._connection: tuple[int, duckdb.DuckDBPyConnection] | None = None
-        self._keep: Any = None
+        self._told: set[tuple[Cut, str]] = set()
 
     # --- capturing
 
@@ -199,23 +201,45 @@ class Lab:
         at: str | dt.datetime | None = None,
         *,
         event_id: str | Coordinates | tuple[str, int, int] | None = None,
+        version: tuple[str, str, int] | None = None,
         offsets: Mapping[str, Mapping[int, int]] | None = None,
+        bookmark: str | None = None,
+        group: str | None = None,
     ) -> Cut:
-        """The cut at a moment: a time (all that was recorded until then, inclusive), an event (all up to and with it in the lab's order), next offsets by topic and partition
-        (exclusive), or all that is captured now.
+        """The cut at a moment; without one, all that is captured now. One of:
+
+        a time (all that was recorded until then, inclusive); `event_id` (all up to and with it in the lab's order); `version`, such as ("order", "ord-1", 3) (all up to and with
+        that step); `offsets`, the next ones (exclusive) by topic and partition; `bookmark`; `group` with a time or without (up to where that consumer group had committed: a lower bound).
         """
-        events = self._now()
-        if sum(one is not None for one in (at, event_id, offsets)) > 1:
-            raise MomentError("name one moment: a time, event_id= or offsets=")
+        events, clock = self._now(), self._clock()
+        named = [one for one in (event_id, version, offsets, bookmark) if one is not None]
+        if len(named) + (group is not None or at is not None) > 1:
+            raise MomentError("name one moment: a time, event_id=, version=, offsets=, bookmark=, or group= with a time or without")
         if event_id is not None:
             return cuts.at_event(events, event_id)
+        if version is not None:
+            return cuts.at_version(events, *version)
         if offsets is not None:
             return cuts.at_offsets(events, offsets)
-        if at is None:
-            return events.cut
-        clock = self._clock()
-        moment = clock.read(at)
-        return cuts.at_time(events, moment, f"recorded until {clock.show(moment)}")
+        if bookmark is not None:
+            return self._known(events, self.bookmarks.cut(bookmark))
+        if group is not None:
+            return cuts.at_group(events, read_samples(self.path, self._log), group, None if at is None else clock.read(at), clock)
+        return cuts.select(events, at, clock=clock).cut
+
+    def bookmark(self, name: str, at: str | dt.datetime | Cut | None = None, *, replace: bool = False) -> Cut:
+        """Keep a cut under a name, in the lab: a time, any cut, or all that is captured now. `lab.cut(bookmark=name)` gives it back; `replace` moves a name to another cut."""
+        events = self._now()
+        cut = self._selection(events, at).cut
+        if not events.cut.offsets:
+            raise MomentError("the lab is empty: there is nothing yet that a bookmark could point into")
+        self.bookmarks.add(name, cut, replace=replace)
+        return cut
+
+    @property
+    def bookmarks(self) -> Bookmarks:
+        """The bookmarks by name; `lab.bookmarks.remove(name)` forgets one."""
+        return Bookmarks(self.path)
 
     def moment(self, told: str | dt.datetime) -> dt.datetime:
         """The moment that a time names, made absolute: in the lab's zone (else in UTC), a bare `10:31` on the lab's day."""
@@ -230,13 +254,14 @@ class Lab:
         projection: Projection | None = None,
         at: str | dt.datetime | Cut | None = None,
         clock: str = "recorded",
+        cut: Cut | None = None,
     ) -> History:
         """The history of one aggregate until a moment (default: all of it), by a projection (default: merge the fields of `data`).
 
-        `clock="happened"` takes `at` as the time in the payloads. Raises `UnknownId` if no event belongs to it.
+        `clock="happened"` takes `at` as the time in the payloads: of all that is captured, or of a `cut`. Raises `UnknownId` if no event belongs to it.
         """
         events = self._now()
-        selection = self._selection(events, at, clock)
+        selection = self._selection(events, at, clock, cut)
         return history.open_history(events, aggregate, str(aggregate_id), projection or self._default(aggregate), selection, self._clock())
 
     def replay(
@@ -247,15 +272,17 @@ class Lab:
         keys: Sequence[str] | None = None,
         ended: bool = False,
         clock: str = "recorded",
+        cut: Cut | None = None,
         progress: bool = True,
     ) -> World:
         """Fold a projection (or, by an aggregate's name, the default one) over every aggregate until a moment; over `keys` alone if they are given.
 
+        `clock="happened"` takes `at` as the time in the payloads: of all that is captured, or of a `cut`.
         Keys that a tombstone ended are left out unless `ended`. A handler that raises fails its key: see `World.failed`.
         """
         events = self._now()
         chosen = self._default(projection) if isinstance(projection, str) else projection
-        todo = replay.plan(events, chosen, self._selection(events, at, clock), keys=keys, ended=ended)
+        todo = replay.plan(events, chosen, self._selection(events, at, clock, cut), keys=keys, ended=ended)
         with Bar(f"replaying {chosen.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
             return replay.run(todo, on_rows=bar.count)
 
@@ -306,23 +333,24 @@ class Lab:
                 paths[topic] = [path[len(data) :] for path in found for data in told.envelope.data if path[: len(data)] == data]
         return MergeProjection(aggregate, paths)
 
-    def _selection(self, events: Events, at: str | dt.datetime | Cut | None, clock: str) -> Selection:
-        if clock not in ("recorded", "happened"):
-            raise MomentError(f'clock={clock!r}; it is "recorded" (when the log got it) or "happened" (the time in the payload)')
-        if clock == "happened":
-            if isinstance(at, Cut):
-                raise MomentError('a cut says what was recorded; with clock="happened" give a time')
-            return Selection(events.cut, self._clock().read(at) if at is not None else _EVER)
-        return Selection(at if isinstance(at, Cut) else events.cut if at is None else self.cut(at))
+    def _selection(self, events: Events, at: str | dt.datetime | Cut | None, clock: str = "recorded", cut: Cut | None = None) -> Selection:
+        chosen = cuts.select(events, at, clock=self._clock(), by=clock, cut=cut)
+        self._known(events, chosen.cut)
+        return chosen
+
+    def _known(self, events: Events, cut: Cut) -> Cut:
+        """The cut, once it is sure to be of this lab; what has changed since it was made is said once."""
+        notice = cuts.changed_since(events, cut)
+        if notice and (cut, notice) not in self._told:
+            self._told.add((cut, notice))
+            self._say(f"{repr(cut.label) if cut.label else 'a cut'}: {notice}")
+        return cut
 
     def __repr__(self) -> str:
         return repr(self.info())
 
     def _repr_html_(self) -> str:
         return self.info()._repr_html_()
-
-
-_EVER = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 
 def is_lab(path: Path) -> bool:

@@ -246,13 +246,13 @@ class Cut:
     """The exact way to say "up to here in the log": the next offset (exclusive) of each topic-partition-incarnation.
 
     Compares by its offsets alone: `a <= b` when everything in `a` is in `b`; `a | b` holds what either holds, `a & b`
-    what both do. `label` says how the cut was asked for, `store` is the fingerprint of the events it was
+    what both do. `label` says how the cut was asked for, `store` holds for each life the fingerprint of the events it was
     resolved on, `excluded` names the partitions it leaves out on purpose.
     """
 
     offsets: Mapping[Life, int]
     label: str = field(default="", compare=False)
-    store: str = field(default="", compare=False)
+    store: Mapping[Life, str] = field(default_factory=dict, compare=False)
     excluded: tuple[Life, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -272,38 +272,55 @@ class Cut:
         return self <= other and not other <= self
 
     def __or__(self, other: Cut) -> Cut:
-        lives = self.offsets.keys() | other.offsets.keys()
-        return Cut({life: max(self.offsets.get(life, 0), other.offsets.get(life, 0)) for life in lives}, store=self.store)
+        further = {life: max(self, other, key=lambda cut: cut.offsets.get(life, -1)) for life in self.offsets.keys() | other.offsets.keys()}
+        return self._combined(other, further, "or")
 
     def __and__(self, other: Cut) -> Cut:
-        lives = self.offsets.keys() & other.offsets.keys()
-        return Cut({life: min(self.offsets[life], other.offsets[life]) for life in lives}, store=self.store)
+        nearer = {life: min(self, other, key=lambda cut: cut.offsets[life]) for life in self.offsets.keys() & other.offsets.keys()}
+        return self._combined(other, nearer, "and")
+
+    def _combined(self, other: Cut, chosen: Mapping[Life, Cut], word: str) -> Cut:
+        """Each life as the cut that was chosen for it has it."""
+        label = f"({self.label}) {word} ({other.label})" if self.label and other.label else self.label or other.label
+        return Cut(
+            {life: cut.offsets[life] for life, cut in chosen.items()},
+            label=label,
+            store={life: cut.store[life] for life, cut in chosen.items() if life in cut.store},
+            excluded=tuple(sorted({*self.excluded, *other.excluded} - chosen.keys())),
+        )
 
     def __repr__(self) -> str:
-        parts = ", ".join(
-            f"{topic}[{partition}]{f'~{life}' if life else ''}<{next_}" for (topic, partition, life), next_ in self.offsets.items()
-        )
-        return f"<Cut {self.label + ': ' if self.label else ''}{parts or 'nothing'}>"
+        parts = ", ".join(f"{_told(life)}<{next_}" for life, next_ in self.offsets.items())
+        without = f"; without {', '.join(map(_told, self.excluded))}" if self.excluded else ""
+        return f"<Cut {self.label + ': ' if self.label else ''}{parts or 'nothing'}{without}>"
 
     def to_json(self) -> str:
         """One line of JSON that `Cut.from_json` reads back."""
-        offsets = [{"topic": t, "partition": p, "incarnation": i, "next": n} for (t, p, i), n in self.offsets.items()]
+        offsets = [
+            {"topic": life[0], "partition": life[1], "incarnation": life[2], "next": next_, "store": self.store.get(life, "")}
+            for life, next_ in self.offsets.items()
+        ]
         excluded = [{"topic": t, "partition": p, "incarnation": i} for t, p, i in self.excluded]
-        return dumps({"offsets": offsets, "label": self.label, "store": self.store, "excluded": excluded}).decode()
+        return dumps({"offsets": offsets, "label": self.label, "excluded": excluded}).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Cut:
         """The cut that `to_json` wrote. Raises `MomentError` if the text is no cut."""
         try:
             raw = msgspec.json.decode(text, type=_CutJson)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        except (msgspec.MsgspecError, UnicodeError) as exc:
             raise MomentError(f"this text is no cut: {exc}; a cut is written by cut.to_json()") from exc
         return cls(
             {(o.topic, o.partition, o.incarnation): o.next for o in raw.offsets},
             label=raw.label,
-            store=raw.store,
+            store={(o.topic, o.partition, o.incarnation): o.store for o in raw.offsets if o.store},
             excluded=tuple((o.topic, o.partition, o.incarnation) for o in raw.excluded),
         )
+
+
+def _told(life: Life) -> str:
+    topic, partition, incarnation = life
+    return f"{topic}[{partition}]{f'~{incarnation}' if incarnation else ''}"
 
 
 class _LifeJson(msgspec.Struct):
@@ -314,12 +331,12 @@ class _LifeJson(msgspec.Struct):
 
 class _OffsetJson(_LifeJson):
     next: int
+    store: str = ""
 
 
 class _CutJson(msgspec.Struct):
     offsets: list[_OffsetJson]
     label: str = ""
-    store: str = ""
     excluded: list[_LifeJson] = msgspec.field(default_factory=list)
 
 
