@@ -19,7 +19,7 @@ DEMO := $(VENV)/bin/eslab demo data/shop $(if $(KAFKA),--kafka $(KAFKA))
 ROOT_TOO := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test torture lint bench notebooks docs clean
+.PHONY: help lab test torture lint bench notebooks screenshots showcase docs clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +46,13 @@ bench: $(VENV)/test ## the benchmarks, or ONLY one of them
 notebooks: $(VENV)/test ## run every notebook from a clean kernel
 	$(DEMO)
 	$(VENV)/bin/python tests/run_notebooks.py $(ARGS)
+
+screenshots: $(VENV)/test ## the pictures of README and docs, from a real JupyterLab
+	$(VENV)/bin/python tests/screenshots.py $(ARGS)
+
+showcase: $(VENV)/test ## docs/showcase.ipynb: a notebook with its outputs, for readers who run nothing
+	$(DEMO)
+	$(VENV)/bin/python tests/showcase.py
 
 docs: $(VENV)/test ## do the links, commands and names in the docs exist?
 	$(RUN) pytest tests/test_docs.py $(ARGS)

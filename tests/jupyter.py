@@ -211,13 +211,17 @@ class Notebook:
                     found.append(f"cell {number} wrote to stderr: {output.text}")
         return found
 
-    def output(self, source: str) -> Locator:
-        """Where the first code cell whose source holds `source` shows what came out of it, scrolled into view."""
+    def cell(self, source: str) -> Locator:
+        """The first code cell whose source holds `source`, scrolled into view."""
         cells = self.content().cells
         number = next(n for n, cell in enumerate(cells) if cell.cell_type == "code" and source in cell.source)
         cell = self.page.locator(f"#{self.call('return nb.id')} .jp-Notebook .jp-Cell").nth(number)
         cell.evaluate("(cell) => cell.scrollIntoView()")  # what is out of sight has no text yet: its content-visibility is auto
-        return cell.locator(".jp-Cell-outputArea")
+        return cell
+
+    def output(self, source: str) -> Locator:
+        """What came out of that cell."""
+        return self.cell(source).locator(".jp-Cell-outputArea")
 
     def charts(self) -> list[dict[str, Any]]:
         """The charts that are drawn: `cell`, and how many visible items its `marks` have, by type."""

@@ -6,7 +6,9 @@ import subprocess
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
+import showcase
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
@@ -61,3 +63,19 @@ def test_the_table_of_layers_is_the_one_that_imports_are_held_to():
     (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     table = re.findall(r"^\| `(\w+)(?:\.py|/)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     assert table == contract["layers"][::-1]
+
+
+def test_the_showcase_is_the_notebook_as_it_is_now():
+    source, shown = nbformat.read(showcase.SOURCE, as_version=4), nbformat.read(showcase.SHOWCASE, as_version=4)
+    cells = [(cell.cell_type, cell.source) for cell in shown.cells]
+    assert cells[1:] == [(cell.cell_type, cell.source) for cell in source.cells], "stale: run `make showcase`"
+    assert all(cell.execution_count for cell in shown.cells if cell.cell_type == "code")
+
+
+def test_the_showcase_is_small_static_and_of_no_one_machine():
+    text = showcase.SHOWCASE.read_text()
+    outputs = [output for cell in nbformat.reads(text, as_version=4).cells for output in cell.get("outputs", ())]
+    assert {output.output_type for output in outputs} <= {"execute_result", "display_data", "stream"}
+    assert {mime for output in outputs for mime in output.get("data", ())} <= showcase.STATIC
+    assert not re.search(r"<script|/(home|Users|root|tmp|work)/", text)
+    assert len(text) < 1_000_000

@@ -98,7 +98,9 @@ def _make(*arguments: str, **settings: str) -> subprocess.CompletedProcess:
 
 def test_make_alone_says_what_there_is_to_make():
     said = _make().stdout
-    assert re.findall(r"make (\w+)", said) == ["help", "lab", "test", "torture", "lint", "bench", "notebooks", "docs", "clean"]
+    assert re.findall(r"make (\w+)", said) == [
+        *("help", "lab", "test", "torture", "lint", "bench", "notebooks", "screenshots", "showcase", "docs", "clean")
+    ]
 
 
 def test_a_python_that_is_too_old_is_refused_with_the_way_out(tmp_path):
