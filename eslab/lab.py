@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import duckdb
 
-from eslab import building, cuts, history, replay, sql, verify
+from eslab import building, cuts, history, replay, sql, verify, watching
 from eslab.bookmarks import Bookmarks
 from eslab.capture import CapturePlan, Offsets, capture, plan
 from eslab.contents import Gaps, Info, Snapshot, span, told_of
@@ -28,7 +29,8 @@ from eslab.projection import MergeProjection, Projection
 from eslab.search import Found, find_anything
 from eslab.segments import Log, is_writing, writer_lock
 from eslab.sources import Source, TopicPartition
-from eslab.sources.opening import open_source
+from eslab.sources.opening import open_groups, open_source
+from eslab.watching import Watch
 from eslab.world import World
 
 __all__ = ["Lab"]
@@ -99,6 +101,33 @@ class Lab:
                     pass
             self._build(progress=progress)
             return Snapshot(source.url, bar.records, self._counts(), before)
+
+    def watch(
+        self,
+        url: str,
+        *,
+        every: str | float | dt.timedelta = "5s",
+        groups: str | Sequence[str] | None = None,
+        stop: str | float | dt.timedelta | threading.Event | None = None,
+        progress: bool = True,
+        **settings: Any,
+    ) -> Watch:
+        """Ask a cluster again and again where its consumer groups (all, or these) stand, and keep the answers as samples, a file a minute.
+
+        Goes on until Ctrl-C, or for as long as `stop` says, or until that event is set. What was told is kept whatever ends it; a killed process loses the last minute.
+        A cluster that goes away for a while is asked again. Only asks, joins no group and creates nothing; a snapshot may run at the same time. `settings` are those of a
+        Kafka source. Raises `SourceError`, `DiskFull`.
+        """
+        asked = None if groups is None else {groups} if isinstance(groups, str) else set(groups)
+        every_s = watching.seconds(every)
+        event, for_s = (
+            (stop, None) if isinstance(stop, threading.Event) else (threading.Event(), None if stop is None else watching.seconds(stop))
+        )
+        with open_groups(url, patience_s=every_s, **settings) as source, Bar("watching", unit="samples", shown=progress) as bar:
+            (self.path / "log").mkdir(parents=True, exist_ok=True)  # what makes a folder a lab
+            return watching.watch(
+                self.path, url, lambda: source.positions(asked), every_s=every_s, stop=event, for_s=for_s, say=self._say, on_poll=bar.count
+            )
 
     def distrust(
         self,

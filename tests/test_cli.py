@@ -162,7 +162,7 @@ def test_version_is_the_packages():
 
 
 def test_every_command_has_its_help():
-    assert list(cli.main.commands) == ["demo", "snapshot", "info", "verify", "find", "history", "at", "diff", "sql", "export"]
+    assert list(cli.main.commands) == ["demo", "snapshot", "watch", "info", "verify", "find", "history", "at", "diff", "sql", "export"]
     for command in cli.main.commands:
         assert answer(command, "--help").startswith(f"Usage: eslab {command} ")
 

@@ -141,7 +141,7 @@ def test_a_record_that_kafka_4_wrote_is_read():
     assert value_bytes(7, 1795424553938, metadata="meta-ü\0", tags={0: GOLDEN_VALUE[-16:]}) == GOLDEN_VALUE
 
 
-@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@settings(max_examples=100, deadline=None, database=None, derandomize=True)
 @given(st.lists(told(), max_size=20), st.integers(1, 20))
 def test_what_was_written_is_read_however_the_records_are_cut_into_tables(records: list[Told], size: int):
     pairs = [(one.key, one.value) for one in records]
@@ -150,7 +150,7 @@ def test_what_was_written_is_read_however_the_records_are_cut_into_tables(record
     assert (others, malformed) == (0, 0)
 
 
-@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@settings(max_examples=100, deadline=None, database=None, derandomize=True)
 @given(st.lists(told(), min_size=1, max_size=10), st.randoms(use_true_random=False))
 def test_bytes_that_were_bent_are_counted_and_never_raise(records: list[Told], chance: random.Random):
     pairs = [(bent(one.key, chance), one.value and bent(one.value, chance)) for one in records]

@@ -5,7 +5,7 @@ Exit codes: 0 fine, 1 a clear no, 2 usage, 130 Ctrl-C.
 """
 
 from eslab.cli.asking import at, diff, find, history
-from eslab.cli.capturing import demo, export, info, snapshot, verify
+from eslab.cli.capturing import demo, export, info, snapshot, verify, watch
 from eslab.cli.command import main
 from eslab.cli.querying import sql
 
@@ -14,6 +14,7 @@ __all__ = ["main"]
 for one in (
     demo,
     snapshot,
+    watch,
     info,
     verify,
     find,

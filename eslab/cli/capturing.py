@@ -15,7 +15,7 @@ from eslab.cli.output import Out, rows_of
 if TYPE_CHECKING:
     from eslab.lab import Lab
 
-__all__ = ["demo", "export", "info", "snapshot", "verify"]
+__all__ = ["demo", "export", "info", "snapshot", "verify", "watch"]
 
 
 def _bound(_: click.Context, __: click.Parameter, told: tuple[str, ...]) -> Any:
@@ -26,6 +26,11 @@ def _bound(_: click.Context, __: click.Parameter, told: tuple[str, ...]) -> Any:
     if len(told) > 1:
         raise click.BadParameter("give one time, one offset, or topic:partition=offset as often as there are partitions")
     return int(told[0]) if told[0].isdecimal() else told[0]
+
+
+config_option = click.option(
+    "--config", metavar="FILE", type=click.Path(), help="How to log in to Kafka: a client.properties file, as other clients have it."
+)
 
 
 @click.command(cls=Command)
@@ -50,9 +55,7 @@ def demo(out: Out, folder: str, events: int, seed: int, kafka: str | None) -> No
 )
 @click.option("--stop", multiple=True, callback=_bound, help="Up to here, exclusive; written like --start.")
 @click.option("--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
-@click.option(
-    "--config", metavar="FILE", type=click.Path(), help="How to log in to Kafka: a client.properties file, as other clients have it."
-)
+@config_option
 @click.option("--uncommitted", is_flag=True, help="Capture what open and aborted transactions wrote, too.")
 @click.pass_obj
 def snapshot(
@@ -77,6 +80,41 @@ def snapshot(
     settings: dict[str, Any] = {**({"config": config} if config else {}), **({"isolation": "read_uncommitted"} if uncommitted else {})}
     made = lab.snapshot(url, list(topics) or None, start=start, stop=stop, follow=follow, progress=sys.stderr.isatty(), **settings)
     out.line(repr(made).strip("<>"))
+
+
+@click.command(cls=Command)
+@lab_argument
+@click.argument("url")
+@click.option("--every", metavar="TIME", default="5s", show_default=True, help="How often to ask: 500ms, 5s, 1m.")
+@click.option("--group", "groups", metavar="GROUP", multiple=True, help="Only this group (repeated). Default: all.")
+@click.option("--for", "stop", metavar="TIME", help="For how long: 30s, 10m, 2h. Default: until Ctrl-C.")
+@config_option
+@json_option
+@click.pass_obj
+def watch(
+    out: Out,
+    *,
+    folder: str,
+    url: str,
+    every: str,
+    groups: tuple[str, ...],
+    stop: str | None,
+    config: str | None,
+    tz: str | None,
+    as_json: bool,
+) -> None:
+    """Keep where consumer groups stand, as long as it runs.
+
+    Asks the cluster at URL (kafka://host:port) and writes what it tells into the lab, a file a minute. Makes the lab; a snapshot may run at the same time.
+    """
+    lab = open_lab(folder, tz, make=True)
+    out.stopped = "stopped; all that was told until now is kept"
+    settings = {"config": config} if config else {}
+    made = lab.watch(url, every=every, groups=list(groups) or None, stop=stop, progress=sys.stderr.isatty(), **settings)
+    if as_json:
+        out.json({"url": made.url, "polls": made.polls, "missed": made.missed, "samples": made.samples, "groups": made.groups})
+    else:
+        out.line(repr(made).strip("<>"))
 
 
 @click.command(cls=Command)

@@ -20,6 +20,7 @@ __all__ = [
     "RECORDS",
     "Cause",
     "Chunk",
+    "GroupPosition",
     "Hole",
     "Marker",
     "Partition",
@@ -111,6 +112,18 @@ class Partition:
     high_watermark: int
     topic_id: str | None = None
     cluster_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPosition:
+    """Where a group stands on a partition: the next offset it will read (None: it has committed none), and the partition's ends (None: not told)."""
+
+    group: str
+    topic: str
+    partition: int
+    committed: int | None
+    log_start: int | None
+    log_end: int | None
 
 
 @runtime_checkable

@@ -1,6 +1,6 @@
 """Kafka as a source: reads offsets and records, and nothing else.
 
-All asynchronous code of eslab is here, in one daemon thread with a loop of its own: a notebook's running loop does not
+All asynchronous code of eslab is in the modules named kafka, and runs in one daemon thread with a loop of its own: a notebook's running loop does not
 matter, and Ctrl-C in the calling thread cancels what is under way. aiokafka brings connections, security and the older
 requests; its consumer is not used, because it makes a Python object per record and hides why offsets are missing.
 
@@ -13,22 +13,20 @@ import asyncio
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
-import aiokafka.errors as kafka_errors
-from aiokafka.conn import collect_hosts
 from aiokafka.protocol.fetch import FetchRequest
-from aiokafka.protocol.offset import OffsetRequest
 
-from eslab.errors import AccessDenied, SourceChanged, SourceError, SourceUnreachable, TopicNotFound
-from eslab.sources import RECORDS, Chunk, Hole, Partition, TopicPartition
-from eslab.sources.kafka_connections import Address, Connections, TooOldError, TryAgainError
-from eslab.sources.kafka_protocol import EpochEndRequest, MetadataRequest
-from eslab.sources.kafka_settings import Connecting, read_settings
+from eslab.errors import SourceChanged, SourceError, SourceUnreachable
+from eslab.sources import CONSUMER_OFFSETS, RECORDS, Chunk, Hole, Partition, TopicPartition
+from eslab.sources.kafka_cluster import BACKOFF_S, ISOLATION, LOG_END, LOG_START, Cluster, name_of, rows_of
+from eslab.sources.kafka_connections import Address, TooOldError, TryAgainError
+from eslab.sources.kafka_protocol import EpochEndRequest
+from eslab.sources.kafka_settings import read_settings
 from eslab.sources.loop_thread import LoopThread
 from eslab.sources.record_batches import FetchedBytes, Scratch, decode
 
@@ -38,17 +36,12 @@ T = TypeVar("T")
 Items = asyncio.Queue[FetchedBytes | Chunk | Exception | None]
 
 PATIENCE_S: Final = 60  # how long a broker that answered before is waited for: restarts and elections take less
-NEW_TOPIC_S: Final = 5  # how long a topic may seem missing: a broker that just started does not know its topics yet
 EMPTY_S: Final = 5  # how long a broker may find nothing below its own end: tiered storage answers so while it loads
-BACKOFF_S: Final = 0.25
 
 FETCH_BYTES: Final = 8 << 20  # measured: faster than 32 MiB, whose fresh memory costs more than the round trips saved
 FETCH_WAIT_MS: Final = 500  # what is asked for is there already; this only bounds how often an unexpected end is asked again
 
-ISOLATION: Final = {"read_uncommitted": 0, "read_committed": 1}
-LOG_START, LOG_END = -2, -1  # the times that ListOffsets takes for the two ends
-OUT_OF_RANGE, UNKNOWN_TOPIC, INVALID_TOPIC, NOT_ALLOWED = 1, 3, 17, 29
-MENDABLE: Final = frozenset({5, 6, 7, 8, 9, 13, 56, 74, 75, 78})  # elections, restarts, stale views of who leads, a disk that went away
+OUT_OF_RANGE: Final = 1
 
 
 class KafkaSource:
@@ -62,9 +55,8 @@ class KafkaSource:
     def __init__(self, url: str, *, isolation: str = "read_committed", **settings: Any) -> None:
         if isolation not in ISOLATION:
             raise SourceError(f"isolation {isolation!r} is not known; take one of {', '.join(ISOLATION)}")
-        hosts = _hosts(url)
         self._url, self._isolation = url, isolation
-        self._cluster = _Cluster(url, hosts, isolation, read_settings(settings))
+        self._cluster = _Cluster(url, isolation, read_settings(settings), patience_s=PATIENCE_S)
         self._thread = LoopThread(self._cluster.close)
         self._finalizer = weakref.finalize(self, self._thread.stop)  # a source that is let go, or left open at exit, goes quietly
 
@@ -80,6 +72,10 @@ class KafkaSource:
         return f"<KafkaSource {self._url} {self._isolation}>"
 
     def partitions(self, topics: Sequence[str] | None) -> list[Partition]:
+        if self._isolation == "read_uncommitted" and topics and CONSUMER_OFFSETS in topics:
+            raise SourceError(
+                f"{CONSUMER_OFFSETS} holds aborted commits too, which nothing else tells apart; capture it read_committed, as is the default"
+            )
         return self._thread.run(self._cluster.partitions(topics))
 
     def read(self, ranges: Mapping[TopicPartition, tuple[int, int]]) -> Iterator[Chunk]:
@@ -124,28 +120,7 @@ class KafkaSource:
         self.close()
 
 
-def _hosts(url: str) -> list[Address]:
-    scheme, _, rest = url.partition("://")
-    if "@" in rest:
-        raise SourceError("an address must not hold a name or password, they would be printed; pass sasl_plain_username= and ..._password=")
-    try:
-        hosts = [(host, port) for host, port, _ in collect_hosts(rest.rstrip("/"), randomize=False)]
-    except ValueError:
-        hosts = []
-    if scheme != "kafka" or not hosts or not all(host and "/" not in host for host, _ in hosts):
-        raise SourceError(f"{url!r} is no address of a Kafka cluster; write it like kafka://localhost:9092")
-    return hosts
-
-
 # --- the cluster --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Topic:
-    name: str
-    topic_id: str | None
-    internal: bool
-    leaders: dict[int, Address | None]
 
 
 @dataclass(slots=True)
@@ -167,20 +142,8 @@ class _Position:
         self.at, self.stuck_since = next_, None
 
 
-class _Cluster:
+class _Cluster(Cluster):
     """The conversation with the brokers; its methods run in the loop of one thread."""
-
-    def __init__(self, url: str, hosts: list[Address], isolation: str, connecting: Connecting) -> None:
-        self._url = url
-        self._hosts = hosts
-        self._isolation = ISOLATION[isolation]
-        self._connections = Connections(url, connecting)
-        self._brokers: list[Address] = []  # as the cluster last named them
-        self._cluster_id: str | None = None
-        self._topics: dict[str, _Topic] = {}
-
-    async def close(self) -> None:
-        await self._connections.close()
 
     # what a source is asked
 
@@ -217,7 +180,7 @@ class _Cluster:
     async def epoch_end(self, at: TopicPartition, leader_epoch: int) -> int | None:
         async def ask() -> int | None:
             await self._describe([at[0]])
-            ((_, row),) = _rows(await self._connections.send(self._leader(at), EpochEndRequest(at, leader_epoch)))
+            ((_, row),) = rows_of(await self._connections.send(self._leader(at), EpochEndRequest(at, leader_epoch)))
             self._raise_for(row["error_code"], at)
             return row["end_offset"] if row["end_offset"] >= 0 else None
 
@@ -285,7 +248,7 @@ class _Cluster:
                 stale.set()
                 return
             served = set()
-            for at, row in _rows(response):
+            for at, row in rows_of(response):
                 try:
                     if await self._take(at, positions[at], row, out):
                         served.add(at)
@@ -309,7 +272,7 @@ class _Cluster:
         """Hand on what came for this partition; return whether it advances. The headers alone say how far."""
         if row["error_code"] == OUT_OF_RANGE:
             position.lost = True
-            raise TryAgainError(SourceUnreachable(f"{_name(at)}: {self._url} keeps refusing offset {position.at}, which its log holds"))
+            raise TryAgainError(SourceUnreachable(f"{name_of(at)}: {self._url} keeps refusing offset {position.at}, which its log holds"))
         self._raise_for(row["error_code"], at)
         aborted = (row["aborted_transactions"] or ()) if self._isolation else ()
         fetched = FetchedBytes(*at, position.at, position.stop, row["message_set"] or b"", row.get("log_start_offset", -1), aborted)
@@ -325,7 +288,7 @@ class _Cluster:
         end = (await self._offsets([at], LOG_END, isolation=0))[at]
         if position.at > end:
             raise SourceChanged(
-                f"{_name(at)} on {self._url} ends at offset {end}, before {position.at} where it was to be read on: it was truncated, or "
+                f"{name_of(at)} on {self._url} ends at offset {end}, before {position.at} where it was to be read on: it was truncated, or "
                 "deleted and made anew; capture it again"
             )
         position.lost = False
@@ -334,7 +297,7 @@ class _Cluster:
 
     async def _nothing_came(self, response: Any, positions: Mapping[TopicPartition, _Position], out: Items) -> None:
         """An answer without a single batch, although all were asked below their ends. It is not yet proof of anything."""
-        for at, row in _rows(response):
+        for at, row in rows_of(response):
             position = positions[at]
             end = row["last_stable_offset" if self._isolation else "highwater_offset"]
             stuck_s = position.stuck_s()
@@ -342,7 +305,7 @@ class _Cluster:
                 await self._put_hole(at, position, Hole(position.at, position.stop, "unknown"), out)
             elif stuck_s > PATIENCE_S:
                 raise SourceChanged(
-                    f"{_name(at)} on {self._url} ends at offset {end} now, before {position.stop}; look at its partitions again"
+                    f"{name_of(at)} on {self._url} ends at offset {end} now, before {position.stop}; look at its partitions again"
                 )
         await asyncio.sleep(BACKOFF_S)
 
@@ -352,121 +315,5 @@ class _Cluster:
 
     def _wait_for(self, positions: Iterable[_Position], trouble: TryAgainError) -> None:
         """Raise the trouble's error once one of the positions has been stuck for longer than that deserves."""
-        if max((position.stuck_s() for position in positions), default=0) > _patience_s(trouble):
+        if max((position.stuck_s() for position in positions), default=0) > self._patience(trouble):
             raise trouble.error
-
-    # topics, leaders, offsets
-
-    async def _describe(self, topics: Sequence[str] | None) -> list[_Topic]:
-        """Ask the cluster for these topics (None: all but internal ones) and remember their leaders."""
-        response = await self._metadata(topics)
-        brokers = {broker["node_id"]: (broker["host"], broker["port"]) for broker in response["brokers"]}
-        self._brokers, self._cluster_id = list(brokers.values()), response["cluster_id"]
-        found, missing = [], []
-        for topic in response["topics"]:
-            if topic["error_code"] in {UNKNOWN_TOPIC, INVALID_TOPIC}:
-                missing.append(topic["topic"])
-                continue
-            self._raise_for(topic["error_code"], (topic["topic"], 0))
-            leaders = {part["partition"]: brokers.get(part["leader"]) for part in topic["partitions"]}
-            topic_id = topic.get("topic_id", b"").hex()
-            found.append(_Topic(topic["topic"], topic_id if topic_id.strip("0") else None, topic["is_internal"], leaders))
-        if missing:
-            await self._raise_missing(missing)
-        self._topics.update((topic.name, topic) for topic in found)
-        return [topic for topic in found if topics is not None or not topic.internal]
-
-    async def _raise_missing(self, topics: Sequence[str]) -> NoReturn:
-        everything = await self._metadata(None)
-        there = sorted(topic["topic"] for topic in everything["topics"] if not topic["is_internal"] and topic["error_code"] == 0)
-        listed = ", ".join(there[:20]) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
-        error = TopicNotFound(f"{self._url} has no topic {', '.join(topics)}; it has {listed or 'none'}")
-        if self._topics.keys().isdisjoint(topics):
-            raise error
-        raise TryAgainError(error, NEW_TOPIC_S)
-
-    async def _metadata(self, topics: Sequence[str] | None) -> dict[str, Any]:
-        trouble: TryAgainError | None = None
-        for address in dict.fromkeys([*self._brokers, *self._hosts]):
-            try:
-                answer: dict[str, Any] = (await self._connections.send(address, MetadataRequest(topics))).to_object()
-            except TryAgainError as exc:
-                trouble = exc
-            else:
-                return answer
-        assert trouble
-        if self._brokers:
-            raise trouble
-        raise trouble.error  # nothing ever answered: the address is wrong or the broker down, and waiting helps neither
-
-    def _leader(self, at: TopicPartition) -> Address:
-        topic, partition = at
-        leaders = self._topics[topic].leaders
-        if partition not in leaders:
-            raise TopicNotFound(f"{self._url}: {topic} has {len(leaders)} partitions, no partition {partition}")
-        if leader := leaders[partition]:
-            return leader
-        raise TryAgainError(SourceUnreachable(f"{_name(at)} on {self._url} has no leader now; is one of its brokers down?"))
-
-    async def _offsets(self, where: Sequence[TopicPartition], time_ms: int, *, isolation: int) -> dict[TopicPartition, int]:
-        """The offset that ListOffsets gives for this time in each partition, -1 for none."""
-        by_leader: defaultdict[Address, list[TopicPartition]] = defaultdict(list)
-        for at in where:
-            by_leader[self._leader(at)].append(at)
-
-        async def ask(leader: Address, theirs: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-            topics = [(topic, [(part, time_ms) for _, part in parts]) for topic, parts in groupby(sorted(theirs), key=lambda at: at[0])]
-            offsets = {}
-            for at, row in _rows(await self._connections.send(leader, OffsetRequest(-1, isolation, topics))):
-                self._raise_for(row["error_code"], at)
-                offsets[at] = row["offset"]
-            return offsets
-
-        answers = await asyncio.gather(*(ask(leader, theirs) for leader, theirs in by_leader.items()))
-        return {at: offset for answer in answers for at, offset in answer.items()}
-
-    # sending
-
-    async def _patiently(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        began = time.monotonic()
-        while True:
-            try:
-                return await attempt()
-            except TryAgainError as exc:
-                if time.monotonic() - began > _patience_s(exc):
-                    raise exc.error from exc.__cause__
-            await asyncio.sleep(BACKOFF_S)
-
-    def _raise_for(self, code: int, at: TopicPartition) -> None:
-        if code == 0:
-            return
-        kind = kafka_errors.for_code(code).__name__
-        if code == UNKNOWN_TOPIC:
-            raise TryAgainError(TopicNotFound(f"{self._url} no longer has {_name(at)}; was it deleted?"), NEW_TOPIC_S)
-        if code == NOT_ALLOWED:
-            raise AccessDenied(
-                f"{self._url}: topic {at[0]} is not allowed or does not exist; these credentials need READ and DESCRIBE on it"
-            )
-        if code in MENDABLE:
-            raise TryAgainError(
-                SourceUnreachable(f"{_name(at)} on {self._url} cannot be read now ({kind}, error {code}); is the cluster well?")
-            )
-        raise SourceError(f"{_name(at)} on {self._url} cannot be read ({kind}, error {code})")
-
-
-def _patience_s(trouble: TryAgainError) -> float:
-    return PATIENCE_S if trouble.patience_s is None else trouble.patience_s
-
-
-def _rows(response: Any) -> Iterator[tuple[TopicPartition, dict[str, Any]]]:
-    """Each partition's part of a response, its fields by name: they differ between versions."""
-    topics = response.SCHEMA.fields[response.SCHEMA.names.index("topics")]
-    names = topics.array_of.fields[-1].array_of.names
-    for topic, rows in response.topics:
-        for values in rows:
-            row = dict(zip(names, values, strict=True))
-            yield (topic, row["partition"]), row
-
-
-def _name(at: TopicPartition) -> str:
-    return f"{at[0]}[{at[1]}]"

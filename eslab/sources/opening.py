@@ -15,7 +15,7 @@ from eslab.errors import SourceError
 from eslab.sources import Source
 from eslab.sources.files import FileSource
 
-__all__ = ["open_source"]
+__all__ = ["open_groups", "open_source"]
 
 UNDERSTOOD = "kafka://host:port, a file, a folder, a glob like 'dumps/*.jsonl', or file:path"
 _SERVERS = re.compile(r"[\w.-]+:\d{1,5}(,[\w.-]+:\d{1,5})*")
@@ -43,6 +43,15 @@ def open_source(url: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] |
     if glob.has_magic(url) or (url and Path(url).expanduser().exists()):
         return FileSource(url, **settings)
     raise SourceError(_not_understood(url))
+
+
+def open_groups(url: str, **settings: Any) -> Any:
+    """The consumer groups (`eslab.sources.kafka_groups.KafkaGroups`) of the cluster that `url` names. Reaches for no broker yet. Raises `SourceError`."""
+    if isinstance(url, str) and url.startswith("kafka://"):
+        return import_module("eslab.sources.kafka_groups").KafkaGroups(url, **settings)
+    if isinstance(url, str) and _SERVERS.fullmatch(url):
+        raise SourceError(_not_understood(url))
+    raise SourceError(f"only a Kafka cluster has consumer groups, and {url!r} is none; write it like kafka://localhost:9092")
 
 
 def _not_understood(url: str) -> str:
