@@ -10,21 +10,24 @@ import pandas as pd
 from eslab.model import MISSING, Change, Path, format_path
 from eslab.views import tables
 
-__all__ = ["Changes", "diff"]
+__all__ = ["Changes", "diff", "same"]
 
 
 class Changes(Sequence[Change]):
-    """The changed paths from one state to another, in the order of the states' own keys; empty when they are equal."""
+    """The changed paths from one state to another, in the order of the states' own keys; empty when they are equal.
 
-    def __init__(self, changes: Sequence[Change]) -> None:
-        self._changes = tuple(changes)
+    `sides` is what `before` and `after` are called where they are shown.
+    """
+
+    def __init__(self, changes: Sequence[Change], *, sides: tuple[str, str] = ("before", "after")) -> None:
+        self._changes, self.sides = tuple(changes), sides
 
     @overload
     def __getitem__(self, at: int) -> Change: ...
     @overload
     def __getitem__(self, at: slice) -> Changes: ...
     def __getitem__(self, at: int | slice) -> Change | Changes:
-        return Changes(self._changes[at]) if isinstance(at, slice) else self._changes[at]
+        return Changes(self._changes[at], sides=self.sides) if isinstance(at, slice) else self._changes[at]
 
     def __len__(self) -> int:
         return len(self._changes)
@@ -40,24 +43,45 @@ class Changes(Sequence[Change]):
 
     def _repr_html_(self) -> str:
         return tables.html(
-            ["path", "before", "after"], [[format_path(one.path) or "(all)", one.before, one.after] for one in self], empty="no changes"
+            ["path", *self.sides], [[format_path(one.path) or "(all)", one.before, one.after] for one in self], empty="no changes"
         )
 
     def df(self) -> pd.DataFrame:
-        """One row per changed path: path (text), before, after; a side that is not there is `MISSING`."""
+        """One row per changed path: path (text), before, after (or what the sides are called); a side that is not there is `MISSING`."""
         rows = [(format_path(change.path), change.before, change.after) for change in self]
-        return pd.DataFrame(rows, columns=["path", "before", "after"], dtype=object).astype({"path": "str"})
+        return pd.DataFrame(rows, columns=["path", *self.sides], dtype=object).astype({"path": "str"})
 
 
-def diff(before: Any, after: Any) -> Changes:
+def diff(before: Any, after: Any, *, sides: tuple[str, str] = ("before", "after")) -> Changes:
     """Compare two states. Objects differ by key, lists by position; a list that grew or shrank differs at its end.
 
     Numbers are equal by value (1 and 1.0), booleans are no numbers.
     """
-    return Changes(list(_walk(before, after, ())))
+    return Changes(list(_walk(before, after, ())), sides=sides)
+
+
+def same(before: Any, after: Any) -> bool:
+    """Whether `diff` would find nothing, at little more than the cost of `==`."""
+    if before == after:
+        return before is after or _same_kinds(before, after)
+    return next(_walk(before, after, ()), None) is None  # for `==` no list equals a tuple
+
+
+def _same_kinds(before: Any, after: Any) -> bool:
+    """Of two values that `==` takes for equal: whether no boolean stands where the other has a number."""
+    if isinstance(before, dict):
+        for key, value in before.items():
+            if value.__class__ is not str and value is not (other := after[key]) and not _same_kinds(value, other):
+                return False
+        return True
+    if isinstance(before, (list, tuple)):
+        return all(one is other or _same_kinds(one, other) for one, other in zip(before, after, strict=True))
+    return isinstance(before, bool) is isinstance(after, bool)
 
 
 def _walk(before: Any, after: Any, path: Path) -> Iterator[Change]:
+    if before is after:
+        return
     if isinstance(before, dict) and isinstance(after, dict):
         for key in [*before, *(key for key in after if key not in before)]:
             yield from _walk(before.get(key, MISSING), after.get(key, MISSING), (*path, key))

@@ -1,9 +1,10 @@
-"""The fold itself: sorted rows in, states out. History and replay both stand on these two functions."""
+"""The fold itself: sorted rows in, states out. History, replay and compare all stand on it."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 import pyarrow as pa
@@ -12,10 +13,10 @@ import pyarrow.compute as pc
 from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE
 from eslab.errors import ProjectionError
 from eslab.events import Slice
-from eslab.model import MISSING, TOMBSTONE, Event, loads
+from eslab.model import MISSING, TOMBSTONE, Coordinates, Event, loads
 from eslab.projection import Handler, Projection
 
-__all__ = ["FOLD_COLUMNS", "Rows", "apply", "decoded", "event_types", "events_of", "nothing_returned", "readable"]
+__all__ = ["FOLD_COLUMNS", "Failure", "Fold", "Rows", "apply", "decoded", "event_types", "events_of", "stretches"]
 
 FOLD_COLUMNS: Final = ("kind", "event_type", "event_version", "data")
 """What a fold reads of every row, beside the key; the rest is read when a handler asks for it."""
@@ -37,6 +38,9 @@ class Rows:
         """Whether there is no tombstone and no undecodable record."""
         return bool(pc.all(pc.equal(self._slice.column("kind"), EVENT)).as_py())
 
+    def column(self, name: str) -> pa.ChunkedArray:
+        return self._slice.column(name)
+
     def value(self, column: str, row: int) -> Any:
         return self.list(column)[row]
 
@@ -56,6 +60,16 @@ def _to_list(column: pa.ChunkedArray) -> list[Any]:
 
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def stretches(rows: Rows) -> Iterator[tuple[str, int, int]]:
+    """Each key with its rows: first, and next after the last. A key's rows follow each other, and may go on in the next slice."""
+    if not len(rows):
+        return
+    ids = rows.column("aggregate_id").combine_chunks()
+    changes = pc.not_equal(ids[1:], ids[:-1])
+    starts = [0, *(pc.indices_nonzero(changes).to_numpy() + 1).tolist()]
+    yield from zip(ids.take(starts).to_pylist(), starts, [*starts[1:], len(rows)], strict=True)
 
 
 def decoded(rows: Rows) -> Iterator[Any]:
@@ -94,7 +108,7 @@ def _decode_one(text: str | None) -> Any:
         return MISSING
 
 
-def readable(event: Event) -> bool:
+def _readable(event: Event) -> bool:
     """Whether the event's data can be had: JSON by the grammar may still hold a number that fits no float."""
     try:
         event.data  # noqa: B018  # decodes it where that was not done
@@ -109,15 +123,70 @@ def apply(projection: Projection, state: Any, event: Event) -> tuple[Any, str | 
     The marks: "undecodable" and "unhandled" left the state as it was; "tombstone" reset it. Raises whatever the handler
     raises, and `ProjectionError` if it returns None.
     """
-    if event.type is None or (event.undecoded and not readable(event)):
+    if event.type is None or (event.undecoded and not _readable(event)):
         return state, "undecodable"
     handler = projection.handler(event.type)
     if handler is None:
         return (projection.initial(), "tombstone") if event.type is TOMBSTONE else (state, "unhandled")
     after = handler(state, event)
-    return (after, None) if after is not None else nothing_returned(handler, event)
+    return (after, None) if after is not None else _nothing_returned(handler, event)
 
 
-def nothing_returned(handler: Handler, event: Event) -> NoReturn:
+def _nothing_returned(handler: Handler, event: Event) -> NoReturn:
     """Raise `ProjectionError`: a handler that returns None was meant to return something."""
     raise ProjectionError(f"{getattr(handler, '__name__', handler)} returned None for {event.type}; a handler returns the new state")
+
+
+# --- one key after another --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A key whose fold ended in an error, and the event it was at."""
+
+    key: str
+    event_id: str | None
+    at: Coordinates
+    error: str
+
+
+class Fold:
+    """One projection folded over the events of one key at a time.
+
+    `over` says that a tombstone ended the key. A handler that raises leaves a `failure`, and nothing more of that key is folded.
+    """
+
+    __slots__ = ("_projection", "failure", "over", "state")
+
+    def __init__(self, projection: Projection) -> None:
+        self._projection = projection
+        self.state: Any = None
+        self.over = False
+        self.failure: Failure | None = None
+
+    def begin(self) -> None:
+        """Stand before the first event of another key."""
+        self.state, self.over, self.failure = self._projection.initial(), False, None
+
+    def handlers(self, types: Sequence[Any]) -> Mapping[Any, Handler | None]:
+        """What `step` wants to be told with an event of each type."""
+        return {one: None if one is None else self._projection.handler(one) for one in set(types)}
+
+    def step(self, event: Event, handler: Handler | None) -> None:
+        """Fold one event. What happens to nearly every one is done in place, a call less for each; whatever is odd goes through `apply`."""
+        if self.failure is not None:
+            return
+        try:
+            if handler is None or event.undecoded:
+                self.state, mark = apply(self._projection, self.state, event)
+                if mark not in ("undecodable", "unhandled"):  # they leave the state as it is, ended or not
+                    self.over = mark == "tombstone"
+            else:
+                after = handler(self.state, event)
+                self.state = after if after is not None else _nothing_returned(handler, event)
+                self.over = False
+        except Exception as exc:  # noqa: BLE001  # a handler is the user's: whatever it raises fails this key and no other
+            self.fail(event, f"{type(exc).__name__}: {exc}")
+
+    def fail(self, event: Event, error: str) -> None:
+        self.failure = Failure(event.aggregate_id, event.id, event.coordinates, error)

@@ -13,9 +13,10 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import duckdb
 
-from eslab import building, cuts, history, replay, sql, verify, watching
+from eslab import building, compare, cuts, history, replay, sql, verify, watching
 from eslab.bookmarks import Bookmarks
 from eslab.capture import CapturePlan, Offsets, capture, plan
+from eslab.compare import Comparison
 from eslab.contents import Gaps, Info, Snapshot, span, told_of
 from eslab.cuts import Clock
 from eslab.errors import ConfigError, LabBusy, MomentError, NotALab
@@ -314,6 +315,27 @@ class Lab:
         todo = replay.plan(events, chosen, self._selection(events, at, clock, cut), keys=keys, ended=ended)
         with Bar(f"replaying {chosen.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
             return replay.run(todo, on_rows=bar.count)
+
+    def compare(
+        self,
+        left: Projection | str,
+        right: Projection | str,
+        *,
+        at: str | dt.datetime | Cut | None = None,
+        keys: Sequence[str] | None = None,
+        ended: bool = False,
+        clock: str = "recorded",
+        progress: bool = True,
+    ) -> Comparison:
+        """Fold two projections (or, by an aggregate's name, the default one) side by side: the keys that come out differently, and the first event after which each does.
+
+        Both are folded in one pass; a handler that raises fails its key, on its side. The options are those of `replay`.
+        """
+        events = self._now()
+        sides = [self._default(one) if isinstance(one, str) else one for one in (left, right)]
+        selection = self._selection(events, at, clock)
+        with Bar(f"comparing {sides[0].name} with {sides[1].name}", unit="steps", shown=progress) as bar:
+            return compare.compare(events, sides[0], sides[1], selection, self._clock(), keys=keys, ended=ended, on_rows=bar.count)
 
     def sql(self, query: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
         """Run SQL over `events`, `history`, `records`, `gaps`, `problems` and `types."<event type>"`; `$name` takes a parameter.

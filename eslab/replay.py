@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from eslab.errors import ProjectionError, UnknownId
 from eslab.events import Events, Slice
-from eslab.folding import FOLD_COLUMNS, Rows, apply, decoded, event_types, nothing_returned
-from eslab.model import MISSING, Event, Life, Selection
+from eslab.folding import FOLD_COLUMNS, Failure, Fold, Rows, decoded, event_types, stretches
+from eslab.model import Event, Selection
 from eslab.projection import Projection
-from eslab.world import Failure, World, WorldBuilder
+from eslab.world import World, WorldBuilder
 
-__all__ = ["ReplayPlan", "plan", "run"]
+__all__ = ["ReplayPlan", "last_event", "may_miss", "plan", "run", "slices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +57,27 @@ def run(todo: ReplayPlan, *, on_rows: Callable[[int], None] = lambda count: None
     A handler that raises fails its key alone. Memory: one slice of rows, and the states (at most 256 MB, then a temporary file).
     """
     builder = WorldBuilder()
-    fold = _Fold(todo, builder)
+    folding = _Folding(todo, builder)
     try:
-        for rows in _slices(todo):
-            fold.take(rows)
-            on_rows(rows.table.num_rows)
-        fold.end_key()
+        for part in slices(todo):
+            folding.take(part)
+            on_rows(part.table.num_rows)
+        folding.end_key()
     except BaseException:
         builder.abandon()
         raise
     return builder.finish(
-        todo.projection, todo.selection, failed=fold.failed, partial=frozenset(fold.partial), ended=fold.ended, events=fold.events
+        todo.projection,
+        todo.selection,
+        failed=folding.failed,
+        partial=frozenset(folding.partial),
+        ended=folding.ended,
+        events=folding.steps,
     )
 
 
-def _slices(todo: ReplayPlan) -> Iterator[Slice]:
+def slices(todo: ReplayPlan) -> Iterator[Slice]:
+    """The rows to fold, every key's in order, one key after another."""
     aggregate = todo.projection.aggregate
     if todo.keys is None:
         yield from todo.events.scan(aggregate, FOLD_COLUMNS, todo.selection)
@@ -81,77 +85,64 @@ def _slices(todo: ReplayPlan) -> Iterator[Slice]:
         yield from (todo.events.lookup(aggregate, key, FOLD_COLUMNS, todo.selection) for key in todo.keys)
 
 
-class _Fold:
-    """The state of one key at a time."""
+class _Folding:
+    """One key after another, each handed to the builder when its rows are over."""
 
     def __init__(self, todo: ReplayPlan, builder: WorldBuilder) -> None:
         self.failed: list[Failure] = []
         self.partial: set[str] = set()
         self.ended = 0
-        self.events = 0
+        self.steps = 0
         self._todo, self._builder = todo, builder
-        self._lossy = list(todo.events.lossy)
+        self._fold = Fold(todo.projection)
         self._key: str | None = None
-        self._state: Any = None
         self._version = 0
-        self._over = self._broken = False
 
     def take(self, part: Slice) -> None:
-        """Fold the next rows.
-
-        What happens to nearly every event is done in place, a call less for each; whatever is odd goes through `apply`. The answers are the same.
-        """
-        projection = self._todo.projection
+        """Fold the next rows."""
         rows = Rows(part)
-        self.events += len(rows)
-        if self._lossy:
-            self.partial.update(_touched(part.table, self._lossy))
-        keys, types = rows.list("aggregate_id"), event_types(rows)
-        handlers = {one: projection.handler(one) for one in set(types)}
-        for at, data in enumerate(decoded(rows)):
-            if keys[at] != self._key:
+        self.steps += len(rows)
+        self.partial |= may_miss(self._todo.events, part)
+        types, data, step = event_types(rows), decoded(rows), self._fold.step
+        handlers = self._fold.handlers(types)
+        for key, start, stop in stretches(rows):
+            if key != self._key:
                 self.end_key()
-                self._key, self._state, self._version = keys[at], projection.initial(), 0
-                self._over = self._broken = False
-            if self._broken:
-                continue
-            event_type = types[at]
-            event = Event(rows, at, event_type, data)
-            handler = handlers[event_type]
-            try:
-                if handler is None or event_type is None or data is MISSING:
-                    self._state, mark = apply(projection, self._state, event)
-                    if mark not in ("undecodable", "unhandled"):  # they leave the state as it is, ended or not
-                        self._over = mark == "tombstone"
-                else:
-                    after = handler(self._state, event)
-                    self._state = after if after is not None else nothing_returned(handler, event)
-                    self._over = False
-            except Exception as exc:  # noqa: BLE001  # a handler is the user's: whatever it raises fails this key and no other
-                self._broken = True
-                self.failed.append(Failure(keys[at], event.id, event.coordinates, f"{type(exc).__name__}: {exc}"))
-                continue
-            self._version += 1
+                self._key, self._version = key, 0
+                self._fold.begin()
+            self._version += stop - start
+            for at, value in zip(range(start, stop), data, strict=False):
+                step(Event(rows, at, types[at], value), handlers[types[at]])
 
     def end_key(self) -> None:
         """Hand over the state of the key that was being folded."""
-        if self._key is None or self._broken:
+        fold = self._fold
+        if self._key is None:
             return
-        if self._over and not self._todo.ended:
+        if fold.failure is None and fold.over and not self._todo.ended:
             self.ended += 1
             return
-        try:
-            self._builder.add(self._key, self._version, self._state)
-        except ProjectionError as exc:
-            rows = Rows(self._todo.events.lookup(self._todo.projection.aggregate, self._key, FOLD_COLUMNS, self._todo.selection))
-            event = Event(rows, len(rows) - 1, None)
-            self.failed.append(Failure(self._key, event.id, event.coordinates, str(exc)))
+        if fold.failure is None:
+            try:
+                self._builder.add(self._key, self._version, fold.state)
+            except ProjectionError as exc:
+                fold.fail(last_event(self._todo, self._key), str(exc))
+        if fold.failure is not None:
+            self.failed.append(fold.failure)
 
 
-def _touched(table: pa.Table, lossy: Sequence[Life]) -> set[str]:
-    """The keys with an event in a partition that has lost some."""
-    mask = pa.repeat(pa.scalar(False), table.num_rows)
-    for topic, partition, incarnation in lossy:
+def last_event(todo: ReplayPlan, key: str) -> Event:
+    """The last event of a key that has some: looked up again, since the rows that it came with are gone."""
+    rows = Rows(todo.events.lookup(todo.projection.aggregate, key, FOLD_COLUMNS, todo.selection))
+    return Event(rows, len(rows) - 1, None)
+
+
+def may_miss(events: Events, part: Slice) -> set[str]:
+    """The keys among these rows with an event in a partition that has lost some."""
+    table = part.table
+    mask = None
+    for topic, partition, incarnation in events.lossy:
         here = pc.and_(pc.equal(table["partition_id"], partition), pc.equal(table["incarnation"], incarnation))
-        mask = pc.or_(mask, pc.and_(pc.equal(table["topic"], topic), here))
-    return set(pc.unique(table["aggregate_id"].filter(mask)).to_pylist())
+        here = pc.and_(pc.equal(table["topic"], topic), here)
+        mask = here if mask is None else pc.or_(mask, here)
+    return set() if mask is None else set(pc.unique(table["aggregate_id"].filter(mask)).to_pylist())
