@@ -290,7 +290,7 @@ class Comparison(Mapping[str, Difference]):
                 if parted
                 else dict.fromkeys(("version", "event_type", "event_id", "recorded_at", "at")) | {"parted": []}
             ),
-            "problem": "; ".join(f"{side}: {failure.error}" for side, failure in _failed(one.failures)),
+            "problem": "; ".join(f"{side} failed: {failure.error}" for side, failure in _failed(one.failures)),
         }
 
     # --- how it looks

@@ -162,7 +162,20 @@ def test_version_is_the_packages():
 
 
 def test_every_command_has_its_help():
-    assert list(cli.main.commands) == ["demo", "snapshot", "watch", "info", "verify", "find", "history", "at", "diff", "sql", "export"]
+    assert list(cli.main.commands) == [
+        "demo",
+        "snapshot",
+        "watch",
+        "info",
+        "verify",
+        "find",
+        "history",
+        "at",
+        "diff",
+        "compare",
+        "sql",
+        "export",
+    ]
     for command in cli.main.commands:
         assert answer(command, "--help").startswith(f"Usage: eslab {command} ")
 
@@ -550,6 +563,62 @@ def test_a_projection_file_folds_and_imports_what_stands_beside_it(shop, tmp_pat
         assert "folded" in str(json.loads(result.stdout))
         assert "a handler talks" in result.stderr
         del sys.modules["beside"]
+
+
+# --- compare -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def projections(tmp_path) -> str:
+    path = tmp_path / "orders.py"
+    path.write_text("""
+import eslab
+
+v1 = eslab.Projection("orders", aggregate="order")
+v1.on("OrderCreated", "OrderPaid", "OrderShipped")(lambda state, event: {**state, **event.data})
+v2 = v1.copy(version=2)
+v2.on("OrderPaid")(lambda state, event: {**state, "paid": "yes"})
+v3 = v1.copy(version=3)
+v3.on("OrderCreated")(lambda state, event: {"total": event.data["total"]})
+other = eslab.Projection("other", aggregate="customer")
+""")
+    return str(path)
+
+
+def test_compare_tells_the_keys_that_differ_and_the_first_event_and_exits_with_1(shop, projections):
+    words = ["compare", shop, "order", "--left", f"{projections}:v1", "--right", f"{projections}:v2", *BERLIN]
+    result = run(*words)
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert "1 different" in result.stdout
+    assert re.search(r"ord-1 +different +paid +2 +OrderPaid +evt-3 +2026-03-12T10:32:00\+01:00", result.stdout)
+    again = result.stdout.splitlines()[-1].split()
+    assert again[0] == "eslab"
+    assert run(*again[1:]).stdout == result.stdout
+    told = json.loads(run(*words, "--json").stdout)
+    assert (told["counts"]["different"], told["keys"][0]["aggregate_id"], told["keys"][0]["paths"]) == (1, "ord-1", ["paid"])
+
+
+def test_compare_exits_with_0_where_nothing_differs(shop, projections):
+    words = ("compare", shop, "order", "--left", f"{projections}:v1", "--right", f"{projections}:v2")
+    assert "0 different" in answer(*words, "--at", "2026-03-12T09:31:00Z")
+    assert "1 equal" in answer(*words, "--key", "it's", "--ended")
+    assert answer(*words, "--key", "ord-2", "--ended").splitlines()[-1].endswith("--key ord-2 --ended")
+
+
+def test_compare_tells_what_failed(shop, projections):
+    result = run("compare", shop, "order", "--right", f"{projections}:v3", "--json", "--key", "-5", "--key", "it's")
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert told["counts"]["failed_right"] == 2
+    assert told["keys"][0]["problem"] == "right failed: KeyError: 'total'"
+    assert told["keys"][0]["version"] is None
+    assert "failed right  KeyError" in run("compare", shop, "order", "--right", f"{projections}:v3", "--key", "-5").stdout
+
+
+def test_compare_refuses_what_makes_no_comparison(shop, projections):
+    assert run("compare", shop, "order").exit_code == 2
+    assert "folds 'customer', not 'order'" in refusal("compare", shop, "order", "--left", f"{projections}:other")
+    assert "--right nope:v1: there is no file nope" in refusal("compare", shop, "order", "--right", "nope:v1")
 
 
 # --- the same again

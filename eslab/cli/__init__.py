@@ -7,6 +7,7 @@ Exit codes: 0 fine, 1 a clear no, 2 usage, 130 Ctrl-C.
 from eslab.cli.asking import at, diff, find, history
 from eslab.cli.capturing import demo, export, info, snapshot, verify, watch
 from eslab.cli.command import main
+from eslab.cli.comparing import compare
 from eslab.cli.querying import sql
 
 __all__ = ["main"]
@@ -21,6 +22,7 @@ for one in (
     history,
     at,
     diff,
+    compare,
     sql,
     export,
 ):  # the order of --help: from making a lab to taking it elsewhere

@@ -19,7 +19,7 @@ from eslab.errors import EslabError, LabNotFound, NaiveTime
 if TYPE_CHECKING:
     from eslab.lab import Lab
 
-__all__ = ["fold_options", "json_option", "lab_argument", "main", "one_aggregate", "open_lab", "options", "tz_option"]
+__all__ = ["clock_option", "fold_options", "json_option", "lab_argument", "main", "one_aggregate", "open_lab", "options", "tz_option"]
 
 
 class Command(click.Command):
@@ -92,6 +92,9 @@ tz_option = click.option(
 )
 lab_argument = options(click.argument("folder", metavar="LAB"), tz_option)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; see eslab --help.")
+clock_option = click.option(
+    "--clock", type=click.Choice(["recorded", "happened"]), default="recorded", help="Whose time: the log's (default), or the payload's."
+)
 one_aggregate = options(
     click.argument("folder", metavar="LAB"),
     click.argument("aggregate"),
@@ -101,12 +104,7 @@ fold_options = options(
     click.option(
         "--projection", metavar="FILE.PY:NAME", help="Fold with this projection instead of merging the fields of data. Runs the file."
     ),
-    click.option(
-        "--clock",
-        type=click.Choice(["recorded", "happened"]),
-        default="recorded",
-        help="Whose time: the log's (default), or the payload's.",
-    ),
+    clock_option,
     tz_option,
     json_option,
 )
@@ -126,8 +124,8 @@ def main() -> None:
     as it is; a side of a change that is not there has no field.
 
     \b
-    Exit codes: 0 fine; 1 a clear no: an error, nothing found, verify found something;
-    2 wrong usage; 130 stopped by Ctrl-C.
+    Exit codes: 0 fine; 1 a clear no: an error, nothing found, verify found something, compare
+    found a difference; 2 wrong usage; 130 stopped by Ctrl-C.
     """
 
 

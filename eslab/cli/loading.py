@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["load_projection"]
 
 
-def load_projection(told: str | None) -> Projection | None:
-    """The projection in a Python file that the user named. Runs the file, as a script that stands in its folder."""
+def load_projection(told: str | None, option: str = "--projection") -> Projection | None:
+    """The projection in a Python file that the user named, by that option. Runs the file, as a script that stands in its folder."""
     from importlib.machinery import SourceFileLoader
     from importlib.util import module_from_spec, spec_from_loader
 
@@ -28,7 +28,7 @@ def load_projection(told: str | None) -> Projection | None:
     file, _, name = told.rpartition(":")
     path = Path(file).absolute()
     if not name or not path.is_file():
-        raise ProjectionError(f"--projection {told}: " + (f"there is no file {file}" if file and name else "write it as file.py:name"))
+        raise ProjectionError(f"{option} {told}: " + (f"there is no file {file}" if file and name else "write it as file.py:name"))
     loader = SourceFileLoader("eslab_projection", str(path))
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None

@@ -73,9 +73,9 @@ class Out:
             glue = b","
         self._write(b"[]\n" if glue == b"[" else b"]\n")
 
-    def again(self, command: str, *words: str, **options: str | None) -> None:
-        """The command that shows the same again, for the ticket."""
-        given = [part for name, value in options.items() if value is not None for part in (f"--{name}", value)]
+    def again(self, command: str, *words: str, **options: str | Sequence[str] | None) -> None:
+        """The command that shows the same again, for the ticket. An option with several values is repeated, one with "" stands alone."""
+        given = [part for name, value in options.items() if value is not None for part in _option(name, value)]
         dashed = any(word.startswith("-") for word in words)
         parts = [command, *given, "--", *words] if dashed else [command, *words, *given]
         self.line(" ".join(["eslab", *map(quoted, parts)]), style="dim")
@@ -87,6 +87,10 @@ class Out:
 
     def _write(self, text: str | bytes) -> None:
         click.echo(text, file=self._file, nl=False)
+
+
+def _option(name: str, value: str | Sequence[str]) -> list[str]:
+    return [f"--{name}"] if value == "" else [part for one in ([value] if isinstance(value, str) else value) for part in (f"--{name}", one)]
 
 
 def _across(names: Sequence[Text], rows: Sequence[Sequence[Text]], widths: Sequence[int]) -> Table:
