@@ -130,3 +130,16 @@ def axe(page: Page, selector: str | None = None) -> list[str]:
         for violation in found["violations"]
         for node in violation["nodes"]
     ]
+
+
+def luminance(colour: str) -> float:
+    """How bright `#rrggbb` is, from 0 to 1, as WCAG has it."""
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4 for channel in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    """From 1 (the same) to 21 (black on white); WCAG asks for 4.5 of text and 3 of lines."""
+    darker, brighter = sorted((luminance(one), luminance(other)))
+    return (brighter + 0.05) / (darker + 0.05)

@@ -8,6 +8,7 @@ with JupyterLab(tmp_path) as lab:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -71,11 +72,17 @@ class JupyterLab:
             stderr=self._said,
         )
         try:
-            (file,) = wait_for(lambda: list((home / "runtime").glob("jpserver-*.json")), f"JupyterLab, see {home / 'said'}", START_S)
-            self.url = json.loads(file.read_text())["url"]
+            self.url = wait_for(self._address, f"JupyterLab, see {home / 'said'}", START_S)
         except BaseException:
             self.stop()
             raise
+
+    def _address(self) -> str | None:
+        """What the server tells in its runtime folder, once it has written it whole."""
+        with contextlib.suppress(ValueError):
+            for file in (self._home / "runtime").glob("jpserver-*.json"):
+                return json.loads(file.read_text())["url"]
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +113,7 @@ class JupyterLab:
         """
         notebook = Notebook(page, path)
         if app == "lab" and page.url.startswith(f"{self.url}lab"):
-            page.evaluate("(path) => window.jupyterapp.commands.execute('docmanager:open', {path})", path)
+            page.evaluate("async (path) => { await window.jupyterapp.commands.execute('docmanager:open', {path}); }", path)
         else:
             page.goto(f"{self.url}{'lab/tree' if app == 'lab' else app}/{path}?token={self._token}")
         page.wait_for_function(f"(path) => {PANEL}?.sessionContext?.session?.kernel", arg=path)
@@ -123,20 +130,35 @@ IN_PAGE = """async ([path, body, arguments_, seconds]) => {
     return Promise.race([run(app, nb, arguments_), late]);
 }""".replace("%s", PANEL)
 
-# What the charts of a notebook show, from the scene that their renderer draws: for each the items of its marks, axes and legends left out.
+# What the charts of a notebook show, as their renderer drew them. `marks`: the visible items of the marks by type, axes and legends left out. `ink`: the share
+# of the canvas that is not background. `texts` and `lines`: the colours in use, and `back` what they are seen on.
 CHARTS = """
-    const charts = [];
-    const count = (group, found) => {
+    const pen = document.createElement("canvas").getContext("2d");
+    const plain = (colour) => { pen.fillStyle = "#000"; pen.fillStyle = colour; return pen.fillStyle; };
+    const seen = (item) => (item.opacity ?? 1) > 0;
+    const look = (group, chart) => {  // an item of a group mark holds marks, a mark holds items
         for (const mark of group.items ?? []) {
-            if (mark.marktype === "group") { for (const item of mark.items) count(item, found); continue; }
+            if (mark.marktype === "group") { for (const item of mark.items) look(item, chart); continue; }
+            const items = mark.items.filter((item) => seen(item) && item.bounds.width() + item.bounds.height() > 0);
+            if (mark.marktype === "text") for (const item of items) chart.texts.add(plain(item.fill));
             if (mark.role !== "mark") continue;
-            const shown = mark.items.filter((item) => item.bounds.width() + item.bounds.height() > 0 && (item.opacity ?? 1) > 0);
-            found[mark.marktype] = (found[mark.marktype] ?? 0) + shown.length;
+            chart.marks[mark.marktype] = (chart.marks[mark.marktype] ?? 0) + items.length;
+            if (mark.marktype === "line") for (const item of items) chart.lines.add(plain(item.stroke));
         }
-        return found;
     };
+    const inked = (canvas) => {
+        const pixels = new Uint32Array(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+        return pixels.filter((pixel) => pixel !== pixels[0]).length / pixels.length;
+    };
+    const charts = [];
     const walk = (widget, cell) => {
-        if (widget._result?.view) charts.push({cell, marks: count(widget._result.view.scenegraph().root, {})});
+        const view = widget._result?.view;
+        if (view) {
+            const chart = {cell, marks: {}, ink: inked(widget.node.querySelector("canvas")), texts: new Set(), lines: new Set()};
+            for (const item of view.scenegraph().root.items) look(item, chart);
+            chart.back = plain(view.background() ?? getComputedStyle(nb.node).getPropertyValue("--jp-layout-color0"));
+            charts.push({...chart, texts: [...chart.texts], lines: [...chart.lines]});
+        }
         for (const child of widget.layout ?? []) walk(child, cell);
     };
     nb.content.widgets.forEach((widget, cell) => { if (widget.outputArea) walk(widget.outputArea, cell); });
@@ -224,5 +246,10 @@ class Notebook:
         return self.cell(source).locator(".jp-Cell-outputArea")
 
     def charts(self) -> list[dict[str, Any]]:
-        """The charts that are drawn: `cell`, and how many visible items its `marks` have, by type."""
-        return self.call(CHARTS)
+        """The charts among the outputs, once all are drawn; see CHARTS for what is told of each."""
+        wanted = sum(
+            "application/vnd.vegalite.v5+json" in output.get("data", ())
+            for cell in self.content().cells
+            for output in cell.get("outputs", ())
+        )
+        return wait_for(lambda: len(drawn := self.call(CHARTS)) == wanted and [drawn], f"{wanted} charts", RUN_S)[0]

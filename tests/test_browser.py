@@ -89,3 +89,8 @@ def test_a_missing_browser_is_said_and_skips_or_fails(monkeypatch):
     monkeypatch.setattr(conftest, "REQUIRED", ["kafka", "browser"])
     with pytest.raises(pytest.fail.Exception, match="ESLAB_REQUIRE names browser, but"):
         conftest.need("browser", reason)
+
+
+@pytest.mark.parametrize(("one", "other", "told"), [("#000000", "#ffffff", 21), ("#777777", "#ffffff", 4.48), ("#123456", "#123456", 1)])
+def test_contrast_is_that_of_wcag(one, other, told):
+    assert browser.contrast(one, other) == browser.contrast(other, one) == pytest.approx(told, abs=0.01)
