@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -25,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eslab import runs
-from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE, decode
+from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE, decode, json_path
 from eslab.decode.consumer_offsets import CommitReader
 from eslab.errors import ConfigError
 from eslab.events import EVENTS, LifeState, Manifest, Run, TopicCounts, manifest_name, newest_manifest, next_number
@@ -42,6 +43,7 @@ CHUNK_BYTES: Final = 256 << 20
 KEEP_S: Final = 24 * 3600  # how long what no manifest names any more stays, for readers that hold an older one
 DECODERS: Final = 2  # threads: DuckDB and Arrow leave the interpreter while they work, checking JSON does not
 TYPE_SAMPLE: Final = 200  # events of each type, in each part, that are looked at for the columns of its typed relation
+WIDEST: Final = 38  # digits that DuckDB's DECIMAL holds
 TYPES_MOST: Final = 1_000  # typed relations; more types than that are not types but ids
 
 _DECODED: Final = ["offset", "timestamp_ms", "timestamp_type", "key", "value", "producer_id"]
@@ -208,6 +210,8 @@ class _Build:
             state = self.lives.setdefault(life, LifeState(*life))
             state.covered = _cover(state.covered, reach.start, reach.next)
             counts = self.topics.setdefault(life[0], TopicCounts(self._mapping.fingerprint(life[0])))
+            if life[0] in self._mapping.topics:
+                counts.decimals = [format_path(path) for path in self._mapping.topics[life[0]].decimals]
             if life[0] == CONSUMER_OFFSETS:
                 _count_commits(counts, reach, on_records)
         for life, records, (events, id_columns) in self._decoded([part for part in todo if part[0][0] != CONSUMER_OFFSETS]):
@@ -218,7 +222,7 @@ class _Build:
             for one in pc.value_counts(rows["aggregate"]).to_pylist():
                 if one["values"]:
                     self.aggregates[one["values"]] = self.aggregates.get(one["values"], 0) + one["counts"]
-            _learn_types(self._con, self.types, events)
+            _learn_types(self._con, self.types, events, [str(path[0]) for path in told.decimals if len(path) == 1])
             self._keep(rows)
             on_records(records.num_rows)
 
@@ -239,7 +243,8 @@ class _Build:
             self._engines.con = self._con.cursor()
             self._engines.con.execute("set TimeZone = 'UTC'")
         told = self._mapping.topics[life[0]]
-        return decode(self._engines.con, records, life=life, envelope=told.envelope, ids=[path for _, path in told.aggregates])
+        ids = [path for _, path in told.aggregates]
+        return decode(self._engines.con, records, life=life, envelope=told.envelope, ids=ids, decimals=told.decimals)
 
     def finish(self) -> list[runs.Sorted]:
         """All that was taken, sorted."""
@@ -345,8 +350,8 @@ def _count_commits(counts: TopicCounts, reach: Reach, on_records: Callable[[int]
     counts.malformed += found.malformed
 
 
-def _learn_types(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]], events: pa.Table) -> None:
-    """Widen what is known of each event type's fields by a sample of these events."""
+def _learn_types(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]], events: pa.Table, decimals: Sequence[str]) -> None:
+    """Widen what is known of each event type's fields: by a sample of these events, and for declared decimals by all of them."""
     con.register("latest", events.select(["event_type", "data"]))
     structures = con.sql(
         f"""select event_type, json_group_structure(data::json) from (
@@ -354,6 +359,7 @@ def _learn_types(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]
             qualify row_number() over (partition by event_type) <= {TYPE_SAMPLE}
         ) group by event_type order by event_type"""
     ).fetchall()
+    digits = {field: _digits(con, field) for field in decimals}
     con.unregister("latest")
     for event_type, structure in structures:
         if event_type not in types and len(types) >= TYPES_MOST:
@@ -361,7 +367,27 @@ def _learn_types(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]
         fields = loads(structure)
         known = types.setdefault(event_type, {})
         for field, told in fields.items() if isinstance(fields, dict) else ():
-            known[field] = _wider(known.get(field), _SQL_TYPES.get(told, "JSON") if isinstance(told, str) else "JSON")
+            if field not in digits:
+                known[field] = _wider(known.get(field), _SQL_TYPES.get(told, "JSON") if isinstance(told, str) else "JSON")
+        for field, found in digits.items():
+            if event_type in found:
+                known[field] = _wider(known.get(field), _decimal_type(*found[event_type]))
+
+
+def _digits(con: duckdb.DuckDBPyConnection, field: str) -> dict[str, tuple[int, int]]:
+    """By event type, the most digits before and behind the point that a declared field of the latest events has."""
+    rows = con.execute(
+        """select event_type, max(len(regexp_extract(told, '\\d+'))), max(len(split_part(told, '.', 2)))
+        from (select event_type, data ->> $path as told from latest where event_type is not null)
+        where regexp_full_match(told, '-?\\d+(\\.\\d+)?') group by event_type""",
+        {"path": json_path((field,))},
+    ).fetchall()
+    return {event_type: (whole, fraction) for event_type, whole, fraction in rows}
+
+
+def _decimal_type(whole: int, fraction: int) -> str:
+    """The narrowest column type that holds so many digits before and behind the point."""
+    return f"DECIMAL({whole + fraction},{fraction})" if whole + fraction <= WIDEST else "VARCHAR"
 
 
 _SQL_TYPES: Final = {
@@ -377,7 +403,7 @@ _NUMBERS: Final = ("BIGINT", "HUGEINT", "DOUBLE")
 
 
 def _wider(left: str | None, right: str) -> str:
-    """The narrowest column type that both fit."""
+    """The narrowest column type that both fit: the same in whatever order, and in whatever parts, types are met."""
     if left in (None, "NULL", right):
         return right
     assert left is not None
@@ -385,7 +411,11 @@ def _wider(left: str | None, right: str) -> str:
         return left
     if left in _NUMBERS and right in _NUMBERS:
         return max(left, right, key=_NUMBERS.index)
-    return "JSON"
+    decimals = [one for one in (left, right) if one.startswith("DECIMAL")]
+    if len(decimals) == 2:
+        (width, scale), (other_width, other_scale) = (map(int, re.findall(r"\d+", one)) for one in decimals)
+        return _decimal_type(max(width - scale, other_width - other_scale), max(scale, other_scale))
+    return "VARCHAR" if decimals and "VARCHAR" in (left, right) else "JSON"
 
 
 # --- committing -------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eslab import runs
-from eslab.model import Cut, Life, Selection
+from eslab.model import Cut, Life, Selection, parse_path
+from eslab.model import Path as Place
 from eslab.sources import CONSUMER_OFFSETS
 
 __all__ = [
@@ -131,6 +132,8 @@ class TopicCounts(msgspec.Struct):
     bytes: int = 0
     first_us: int | None = None
     last_us: int | None = None
+    decimals: list[str] = []
+    """Where numbers of `data` stand as texts of all their digits; folds see them as `Decimal`."""
 
 
 class Run(msgspec.Struct):
@@ -202,6 +205,9 @@ class Events:
         self.folder = folder
         self.manifest = manifest
         self._files: dict[str, runs.RunFile] = {}
+        self._decimals = {
+            topic: [parse_path(path) for path in counts.decimals] for topic, counts in manifest.topics.items() if counts.decimals
+        }
 
     @property
     def paths(self) -> list[Path]:
@@ -243,7 +249,7 @@ class Events:
             table = runs.read_merged(sources, low, high, list(dict.fromkeys([*runs.KEY, *names])))
             return table if table.num_columns else EVENTS.empty_table()
 
-        return Slice(read, columns, selection)
+        return Slice(read, columns, selection, self._decimals)
 
     def _sources(self) -> list[runs.RunFile]:
         for run in self.manifest.runs:
@@ -254,10 +260,19 @@ class Events:
 
 
 class Slice:
-    """Rows of a selection in the lab's order; columns that were not read at first are read when they are asked for."""
+    """Rows of a selection in the lab's order; columns that were not read at first are read when they are asked for.
 
-    def __init__(self, read: Callable[[Sequence[str]], pa.Table], columns: Sequence[str], selection: Selection) -> None:
-        self._read = read
+    `decimals` says by topic where `data` holds numbers as texts of all their digits.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Sequence[str]], pa.Table],
+        columns: Sequence[str],
+        selection: Selection,
+        decimals: Mapping[str, Sequence[Place]],
+    ) -> None:
+        self._read, self.decimals = read, decimals
         until = ["happened_at", "recorded_at"] if selection.happened_until is not None else []
         table = read([*columns, *until])
         self._mask = _held(table, selection)

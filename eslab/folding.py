@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE
+from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE, with_decimals
 from eslab.errors import ProjectionError
 from eslab.events import Slice
 from eslab.model import MISSING, TOMBSTONE, Coordinates, Event, loads
@@ -44,6 +44,20 @@ class Rows:
     def value(self, column: str, row: int) -> Any:
         return self.list(column)[row]
 
+    def data(self, row: int) -> Any:
+        """The data of one row, decoded. Raises `ValueError` where it cannot be."""
+        text = self.value("data", row)
+        return None if text is None else self.exact(row, loads(text))
+
+    def exact(self, row: int, data: Any) -> Any:
+        """The data of a row with a `Decimal` wherever lab.toml declares one; changes it in place."""
+        return with_decimals(data, self._slice.decimals.get(self.value("topic", row), ())) if self.declares else data
+
+    @property
+    def declares(self) -> bool:
+        """Whether lab.toml declares decimals of any topic."""
+        return bool(self._slice.decimals)
+
     def list(self, column: str) -> list[Any]:
         """A whole column; times as aware datetimes in UTC."""
         values = self._lists.get(column)
@@ -76,7 +90,8 @@ def decoded(rows: Rows) -> Iterator[Any]:
     """The data of each row, decoded a block at a time; `MISSING` where it cannot be. For folds that see every row once."""
     texts = rows.list("data")
     for start in range(0, len(rows), BLOCK):
-        yield from _decode(texts[start : start + BLOCK])
+        values = _decode(texts[start : start + BLOCK])
+        yield from map(rows.exact, range(start, start + BLOCK), values) if rows.declares else values
 
 
 def events_of(rows: Rows) -> list[Event]:

@@ -35,10 +35,11 @@ CLEAR: Final = 0.8  # of the keyed events in a sample must carry the key in one 
 
 @dataclass(frozen=True, slots=True)
 class TopicMapping:
-    """How one topic is read: its envelope, and (aggregate, id path) pairs, paths from the payload's root."""
+    """How one topic is read: its envelope, (aggregate, id path) pairs, paths from the payload's root, and where numbers keep all their digits, from data on."""
 
     envelope: Envelope
     aggregates: tuple[tuple[str, Path], ...] = ()
+    decimals: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,8 @@ class Mapping:
         told = self.topics[topic]
         rules = [asdict(rule) for rule in self.distrust if rule.topic in (None, topic)]
         aggregates = [[name, format_path(path)] for name, path in told.aggregates]
-        return hashlib.sha256(dumps([FORMAT_VERSION, describe(told.envelope), aggregates, rules])).hexdigest()[:16]
+        decimals = [format_path(path) for path in told.decimals]
+        return hashlib.sha256(dumps([FORMAT_VERSION, describe(told.envelope), aggregates, rules, decimals])).hexdigest()[:16]
 
 
 def read_mapping(folder: FilePath) -> Mapping:
@@ -104,11 +106,13 @@ def read_mapping(folder: FilePath) -> Mapping:
 
 
 def _read_topic(told: Any, where: str) -> TopicMapping:
-    if not isinstance(told, dict) or not told.keys() <= {"envelope", "aggregates"}:
-        raise ConfigError(f"{where}: a topic has `envelope` and `aggregates`, nothing else")
-    aggregates = told.get("aggregates", [])
+    if not isinstance(told, dict) or not told.keys() <= {"envelope", "aggregates", "decimals"}:
+        raise ConfigError(f"{where}: a topic has `envelope`, `aggregates` and `decimals`, nothing else")
+    aggregates, decimals = told.get("aggregates", []), told.get("decimals", [])
     if not isinstance(aggregates, list):
         raise ConfigError(f"{where}: aggregates is a list of {{ name, id }}")
+    if not isinstance(decimals, list) or not all(isinstance(text, str) for text in decimals):
+        raise ConfigError(f'{where}: decimals is a list of paths like ["data.amount", "data.items[].price"], not {decimals!r}')
     pairs = []
     for pair in aggregates:
         if not isinstance(pair, dict) or pair.keys() != {"name", "id"} or not all(isinstance(text, str) and text for text in pair.values()):
@@ -117,7 +121,18 @@ def _read_topic(told: Any, where: str) -> TopicMapping:
             pairs.append((pair["name"], _id_path(pair["id"])))
         except ConfigError as exc:
             raise ConfigError(f"{where}: {exc}") from exc
-    return TopicMapping(read_envelope(told.get("envelope", "default"), where), tuple(pairs))
+    envelope = read_envelope(told.get("envelope", "default"), where)
+    return TopicMapping(envelope, tuple(pairs), tuple(_in_data(text, envelope, where) for text in decimals))
+
+
+def _in_data(text: str, envelope: Envelope, where: str) -> Path:
+    """The path from data on."""
+    path = parse_path(text)
+    for place in envelope.data:
+        if path[: len(place)] == place and len(path) > len(place):
+            return path[len(place) :]
+    places = " or ".join(format_path(place) for place in envelope.data) or "nowhere"
+    raise ConfigError(f"{where}: decimals: {text} does not lie in data, which is {places} in this envelope")
 
 
 def _id_path(text: str) -> Path:

@@ -112,6 +112,9 @@ class Columns(Protocol):
     def value(self, column: str, row: int) -> Any:
         """The value of a column in a row; times are aware datetimes in UTC."""
 
+    def data(self, row: int) -> Any:
+        """The data of a row, decoded. Raises `ValueError` where it cannot be."""
+
 
 class Event:
     """A decoded record, lazily: every part is read from its row when it is asked for.
@@ -128,8 +131,7 @@ class Event:
     @property
     def data(self) -> Any:
         if self._data is MISSING:
-            text = self._rows.value("data", self._row)
-            self._data = None if text is None else loads(text)
+            self._data = self._rows.data(self._row)
         return self._data
 
     @property

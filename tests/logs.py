@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 import random
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ format_version = 1
 [topics.orders]
 envelope = "default"
 aggregates = [{ name = "order", id = "data.orderId" }, { name = "item", id = "data.items[].id" }]
+decimals = ["data.n", "data.items[].n", "data.b.deep[0]"]
 
 [topics.parcels]
 envelope = "default"
@@ -57,6 +60,27 @@ BROKEN = [
     b"", b"{", b"null", b"[]", b'"text"', b"7", b'{"eventType": null}', b'{"eventType": NaN}', b'{"eventType": "X",}', b"\xef\xbb\xbf{}", b"\xff\xfe",
     b'{"eventType": "X", "data": {"orderId": "\xff"}}', b'{"eventType": "X", "data": {"orderId": "\\ud800"}}', b'{"eventType": "X"} {}', b'{"eventType": "X", "data": 01}',
 ]  # fmt: skip
+
+
+class Digits(str):
+    """A number as it is written: `json` would write another one."""
+
+    __slots__ = ()
+
+
+def _json(value: Any, *, ensure_ascii: bool) -> str:
+    text = json.dumps(_marked(value), ensure_ascii=ensure_ascii)
+    return re.sub(r'"digits:([^"]*)"', r"\1", text)
+
+
+def _marked(value: Any) -> Any:
+    if isinstance(value, Digits):
+        return f"digits:{value}"
+    if isinstance(value, dict):
+        return {name: _marked(inner) for name, inner in value.items()}
+    return [_marked(inner) for inner in value] if isinstance(value, list) else value
+
+
 SCALARS = [
     0,
     -1,
@@ -71,6 +95,12 @@ SCALARS = [
     True,
     False,
     None,
+    Digits("1.10"),
+    Digits("-0.00"),
+    Digits("12345678901234567890.123456789012345678901234567890"),
+    Digits("1E-7"),
+    Digits("5e300"),
+    "2.50",
     "",
     "text",
     "{}",
@@ -127,7 +157,7 @@ class Maker:
             return None
         if kind < 0.2:
             return self._one(BROKEN)
-        return json.dumps(self._payload(), ensure_ascii=self._one([True, False])).encode()
+        return _json(self._payload(), ensure_ascii=self._one([True, False])).encode()
 
     def _payload(self) -> dict[str, Any]:
         payload = self._some(
@@ -255,7 +285,7 @@ def _row(event: Event) -> tuple[Any, ...]:
             "parent_span_id",
         )
     ]
-    data = canonical(event.data) if event.kind == "event" else None
+    data = canonical(_digits(event.data)) if event.kind == "event" else None
     return (
         *event.life,
         event.offset,
@@ -267,6 +297,20 @@ def _row(event: Event) -> tuple[Any, ...]:
         *texts,
         data,
     )
+
+
+def _digits(value: Any) -> Any:
+    """Data as SQL should show it: a declared decimal is a text, with its exponent only where that is past 40."""
+    if isinstance(value, Decimal):
+        return f"{value:f}" if abs(value.as_tuple().exponent) <= 40 else str(value)
+    if isinstance(value, dict):
+        return {name: _digits(inner) for name, inner in value.items()}
+    return [_digits(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _state(text: str) -> Any:
+    """A state as `World.arrow` writes it."""
+    return json.loads(text, object_hook=lambda one: Decimal(one["$decimal"]) if one.keys() == {"$decimal"} else one)
 
 
 def _rows(lab: Lab, select: str) -> list[tuple[Any, ...]]:
@@ -372,7 +416,7 @@ def world_differences(
     """Where a replay is not the oracle's world, with and without the ended keys."""
     for ended in (False, True):
         world = lab.replay(aggregate, at=at, ended=ended, progress=False)
-        found = {row["aggregate_id"]: (row["version"], canonical(json.loads(row["state"]))) for row in world.arrow().to_pylist()}
+        found = {row["aggregate_id"]: (row["version"], canonical(_state(row["state"]))) for row in world.arrow().to_pylist()}
         wanted = {
             identity: (version, canonical(state)) for identity, (version, state) in oracle.world(aggregate, held, ended=ended).items()
         }

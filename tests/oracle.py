@@ -21,6 +21,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ class Oracle:
             event.kind = "tombstone"
         else:
             try:
-                payload = strict_json(value)
+                payload = topic.exact(strict_json(value, parse_float=Decimal))
             except ValueError:
                 event.kind = "undecodable"
             else:
@@ -229,7 +230,7 @@ class Oracle:
         aggregate, identity = key
         paths = [path for name, path in self.topics[event.life[0]].aggregates if name == aggregate]
         if any(EACH in path for path in paths):
-            payload = strict_json(event.record["value"])
+            payload = self.topics[event.life[0]].exact(strict_json(event.record["value"], parse_float=Decimal))
             for path in paths:
                 if EACH in path:
                     found = list(_carriers(payload, path, identity))
@@ -263,6 +264,21 @@ class _Topic:
         assert envelope == "default", "the oracle knows the default envelope alone"
         self.envelope = {part: [_path(text) for text in texts] for part, texts in DEFAULT.items()}
         self.aggregates = [(pair["name"], _path(pair["id"])) for pair in told.get("aggregates", [])]
+        self.decimals = {_path(text) for text in told.get("decimals", [])}
+
+    def exact(self, value: Any, at: tuple[Any, ...] = ()) -> Any:
+        """The payload with decimals where they are declared, and floats elsewhere."""
+        if isinstance(value, dict):
+            return {name: self.exact(inner, (*at, name)) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self.exact(inner, (*at, number)) for number, inner in enumerate(value)]
+        declared = any(
+            len(path) == len(at) and all(part in (EACH, told) for part, told in zip(path, at, strict=True)) for path in self.decimals
+        )
+        number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
+        if declared and (number or (isinstance(value, str) and re.fullmatch(r"-?[0-9]+([.][0-9]+)?([eE][+-]?[0-9]+)?", value))):
+            return Decimal(value)
+        return float(value) if isinstance(value, Decimal) else value
 
     def find(self, payload: Any, part: str) -> Any:
         """The first that is there of the places where a part may stand."""
@@ -298,10 +314,10 @@ def read_log(folder: Path) -> Iterator[tuple[Life, list[dict[str, Any]], int]]:
 # --- values -------------------------------------------------------------------------------------
 
 
-def strict_json(text: bytes) -> Any:
+def strict_json(text: bytes, parse_float: Callable[[str], Any] = float) -> Any:
     """The JSON value; `ValueError` for anything that is none."""
-    value = json.loads(text.decode("utf-8"), parse_constant=_refuse)
-    json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate fails here
+    value = json.loads(text.decode("utf-8"), parse_constant=_refuse, parse_float=parse_float)
+    json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")  # a lone surrogate fails here
     return value
 
 
@@ -310,8 +326,8 @@ def _refuse(name: str) -> Any:
 
 
 def canonical(value: Any) -> str:
-    """Text that is equal for equal JSON values, and tells 1 from 1.0 and from true."""
-    return json.dumps(value, sort_keys=True)
+    """Text that is equal for equal JSON values, and tells 1 from 1.0 and from true; a decimal from all of these and by every zero of it."""
+    return json.dumps(value, sort_keys=True, default=lambda decimal: {"decimal": f"{decimal:f}"})
 
 
 def _path(text: str) -> tuple[Any, ...]:

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eslab.decode.codecs import read_json
+from eslab.decode.decimals import with_decimals, with_digits
 from eslab.decode.envelopes import PARTS, Envelope
 from eslab.model import EACH, Life, Path, format_path
 
-__all__ = ["EVENT", "TOMBSTONE_KIND", "UNDECODABLE", "decode", "json_path"]
+__all__ = ["EVENT", "TOMBSTONE_KIND", "UNDECODABLE", "decode", "json_path", "with_decimals"]
 
 EVENT, TOMBSTONE_KIND, UNDECODABLE = "event", "tombstone", "undecodable"
 
@@ -26,17 +27,20 @@ _TIMES = pa.timestamp("us", tz="UTC")
 
 
 def decode(
-    con: duckdb.DuckDBPyConnection, records: pa.Table, *, life: Life, envelope: Envelope, ids: Sequence[Path]
+    con: duckdb.DuckDBPyConnection, records: pa.Table, *, life: Life, envelope: Envelope, ids: Sequence[Path], decimals: Sequence[Path] = ()
 ) -> tuple[pa.Table, list[pa.Array]]:
     """Decode records of one life of a partition.
 
     Return the table of events (the columns of `eslab.events.EVENTS` that need no mapping; `order_at` is the caller's) and for each path in
-    `ids` a column of strings, or of lists of strings where the path has `EACH` in it. `con` is only used to run expressions.
+    `ids` a column of strings, or of lists of strings where the path has `EACH` in it. `decimals` are paths from data on whose numbers keep
+    all their digits, as texts. `con` is only used to run expressions.
     """
     topic, partition, incarnation = life
     values = records["value"].combine_chunks()
     text, reasons = read_json(values)
     found, id_columns = _extract(con, text, envelope, ids)
+    if decimals:
+        found["data"] = with_digits(found["data"], values, envelope.data, decimals)
     wanted = " or ".join(format_path(path) for path in envelope.event_type)
     for at in np.flatnonzero(pc.and_(pc.is_valid(text), pc.is_null(found["event_type"])).to_numpy(zero_copy_only=False)):
         reasons[int(at)] = f"no {wanted}"
