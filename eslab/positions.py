@@ -86,7 +86,7 @@ def _link(temporary: Path, folder: Path, name: str) -> Path:
 def read_samples(folder: str | Path, log: Log | None = None) -> pa.Table:
     """Every known sample of the lab in `folder`, by time, group, topic and partition: what stands in samples/, and the commits that its log holds.
 
-    An empty table where there is none. `log` is the lab's, where the caller has read its footers already. Decodes all captured commits: 1 M in less than a second.
+    An empty table where there is none. `log` is the lab's, where the caller has read its footers already. Decodes all captured commits: 1 M in about a second.
     """
     folder = Path(folder)
     files = sorted((folder / "samples").glob("*.parquet"))
