@@ -231,6 +231,7 @@ function lastUpTo(sorted, wanted) {
 const PAGE = 100; // children of one object or list that are drawn at a time
 const CUT = 240, MORE = 10_000; // characters of a string that are shown at first, and with each "show more"
 const PREVIEW = 72;
+const NARROW = 700; // pixels; below it the list stands above the rest
 const ROW = 30; // pixels of a row in the list of events
 const LEAP = 10; // steps of PageUp and PageDown
 const MARKS = {
@@ -246,25 +247,27 @@ const CLOCKS = { create: "the producer's clock", append: "the broker's clock" };
 const SIGNS = { added: "+", changed: "±", removed: "−" };
 const HELP = [[["←", "→"], "one step"], [["PgUp", "PgDn"], "ten steps"], [["Home", "End"], "first, last"], [["↑", "↓"], "one step in the list"]];
 
-/** An element: properties (and, with a dash, attributes), then children; text is always text. */
-function h(tag, properties, ...children) {
+/** An element: handlers and attributes, then children; text is always text. */
+function h(tag, attributes, ...children) {
   const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties ?? {})) {
+  for (const name in attributes) {
+    const value = attributes[name];
     if (name === "class") element.className = value;
-    else if (name in element && !name.includes("-")) element[name] = value;
+    else if (typeof value === "function") element[name] = value;
     else if (value !== null && value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ""));
+  for (const child of children.flat()) if (child !== "" && child !== null && child !== undefined) element.append(child);
   return element;
 }
 
-const bdi = (text, name = "") => h("bdi", { class: name }, visible(text));
-const count = (number, word) => `${number.toLocaleString("en")} ${word}${number === 1 ? "" : "s"}`;
+const bdi = (text, name) => h("bdi", name ? { class: name } : null, visible(text));
+const grouped = new Intl.NumberFormat("en").format;
+const count = (number, word) => `${grouped(number)} ${word}${number === 1 ? "" : "s"}`;
 const badge = (mark) => h("span", { class: "es-mark", "data-mark": mark, title: MARKS[mark]?.[1] }, `${MARKS[mark]?.[0] ?? "!"} ${mark}`);
 
-function typeOf(head) {
-  if (head.type !== null) return bdi(head.type);
-  return h("em", {}, head.marks.includes("undecodable") ? "(undecodable)" : "(tombstone)");
+function typeOf(head, name = "") {
+  if (head.type !== null) return bdi(head.type, name);
+  return h("em", { class: name }, head.marks.includes("undecodable") ? "(undecodable)" : "(tombstone)");
 }
 
 function lateness(ms) {
@@ -290,7 +293,7 @@ function trees(redraw) {
     const shown = h("bdi", { class: `es-leaf ${kind} ${name}` }, text);
     const rest = raw.length - 2 - longest;
     if (rest <= 0) return [shown];
-    const all = `show ${rest > MORE ? `${MORE.toLocaleString("en")} more` : "all"} of ${raw.length.toLocaleString("en")} characters`;
+    const all = `show ${rest > MORE ? `${grouped(MORE)} more` : "all"} of ${grouped(raw.length)} characters`;
     return [shown, h("button", { type: "button", class: "es-more", "data-key": `${key} length`, onclick: set(lengths, key, longest + MORE) }, all)];
   }
 
@@ -299,22 +302,24 @@ function trees(redraw) {
 
   /** The rows of one tree's children: with `marks` what they mark, and of the rest `limit`. */
   function children(tree, marks, path, prefix, limit, depth, roomy) {
-    const rows = [], shown = new Set();
+    const key = prefix + JSON.stringify(path), rows = [], shown = new Set();
     const add = (part, value) => { shown.add(part); rows.push(node(part, value, marks?.kids?.get(part), [...path, part], prefix, depth, roomy)); };
     if (limit) for (const [part, value] of tree.entries()) { if (shown.size === limit) break; add(part, value); }
-    for (const [part, mark] of marks?.kids ?? []) if (!shown.has(part) && mark.kind !== "removed") add(part, childOf(tree, part));
-    const rest = sizeOf(tree) - shown.size;
-    for (const [part, mark] of marks?.kids ?? []) if (mark.kind === "removed") rows.push(node(part, undefined, mark, [...path, part], prefix, depth, roomy));
-    if (rest) rows.push(folded(rest, tree, marks, limit, prefix + JSON.stringify(path)));
+    let room = limits.get(`${key} changed`) ?? PAGE, waiting = 0, removed = 0;
+    for (const [part, mark] of marks?.kids ?? []) {
+      if (shown.has(part)) continue;
+      if (mark.kind === "removed") removed++;
+      if (room-- > 0) add(part, childOf(tree, part)); else waiting++;
+    }
+    if (waiting) rows.push(more(`${key} changed`, `… ${count(waiting, "more changed path")}; show ${Math.min(waiting, PAGE)}`, PAGE + (limits.get(`${key} changed`) ?? PAGE)));
+    const rest = sizeOf(tree) + removed - shown.size - waiting;
+    const word = `${marks ? "unchanged" : "more"} ${tree instanceof Map ? "field" : "item"}`;
+    if (rest) rows.push(more(key, `… ${count(rest, word)}${limit ? `; show ${Math.min(rest, PAGE)}` : ""}`, limit + PAGE));
     return h("ul", { class: "es-tree" }, rows);
   }
 
-  function folded(rest, tree, marks, limit, key) {
-    const word = tree instanceof Map ? "field" : "item";
-    const more = marks ? `unchanged ${word}` : `more ${word}`;
-    const text = limit ? `… ${count(rest, more)}; show ${Math.min(rest, PAGE)}` : `… ${count(rest, more)}`;
-    return h("li", { class: "es-rest" }, h("button", { type: "button", class: "es-more", "data-key": `${key} rest`, onclick: set(limits, key, limit + PAGE) }, text));
-  }
+  const more = (key, text, limit) =>
+    h("li", { class: "es-rest" }, h("button", { type: "button", class: "es-more", "data-key": `${key} more`, onclick: set(limits, key, limit) }, text));
 
   function node(part, value, mark, path, prefix, depth, roomy) {
     const key = prefix + JSON.stringify(path), kind = mark?.kind ?? "";
@@ -341,7 +346,7 @@ function trees(redraw) {
     const told = h("span", { class: "es-summary" }, summary(value), open ? "" : " ", open || !sizeOf(value) ? "" : short(value, "es-preview"));
     return row(
       h("div", { class: "es-row" }, sign, fold, ": ", old, told, " ", word),
-      open ? children(value, onTheWay ? mark : null, path, prefix, Math.max(limit, 0), depth + 1, sizeOf(value) <= 20) : "",
+      open ? children(value, onTheWay ? mark : null, path, prefix, Math.max(limit, 0), depth + 1, (roomy || !onTheWay) && sizeOf(value) <= 20) : "",
     );
   }
 
@@ -366,7 +371,7 @@ function trees(redraw) {
 function eventList(book, go) {
   const { first, last } = book.header;
   const spacer = h("div", { class: "es-spacer", role: "presentation" });
-  const box = h("div", { class: "es-list", role: "listbox", tabIndex: 0, "aria-label": "Events" }, spacer);
+  const box = h("div", { class: "es-list", role: "listbox", tabindex: 0, "aria-label": "Events" }, spacer);
   const id = `es-${Math.random().toString(36).slice(2)}`;
   spacer.style.height = `${(last - first + 1) * ROW}px`;
   const day = (text) => text?.slice(0, 10);
@@ -376,9 +381,9 @@ function eventList(book, go) {
   function item(position) {
     const properties = { class: "es-item", role: "option", id: `${id}-${position}`, "data-position": position, "aria-selected": String(position === current),
       "aria-setsize": last - first + 1, "aria-posinset": position - first + 1 };
-    const number = h("span", { class: "es-number-of" }, position.toLocaleString("en"));
+    const number = h("span", { class: "es-number-of" }, grouped(position));
     const row = position === first
-      ? h("div", properties, number, h("em", { class: "es-type" }, first ? `the state after step ${first.toLocaleString("en")}` : "before the first event"))
+      ? h("div", properties, number, h("em", { class: "es-type" }, first ? `the state after step ${grouped(first)}` : "before the first event"))
       : event(position, properties, number);
     row.style.top = `${(position - first) * ROW}px`;
     return row;
@@ -388,30 +393,38 @@ function eventList(book, go) {
     const head = book.head(position);
     const time = head.recorded?.split(" ").slice(oneDay ? 1 : 0, 2).join(" ") ?? "no time";
     const changes = h("span", { class: "es-changes", title: `${count(head.changes, "changed path")}` }, head.changes ? `±${head.changes}` : "·");
-    return h("div", { ...properties, title: visible(`${head.type ?? ""} ${head.recorded ?? ""}`) }, number, h("span", { class: "es-type" }, typeOf(head)), head.marks.map(badge), h("time", {}, time), changes);
+    return h("div", { ...properties, title: visible(`${head.type ?? ""} ${head.recorded ?? ""}`) }, number, typeOf(head, "es-type"), head.marks.map(badge), h("time", {}, time), changes);
   }
 
+  const rows = new Map(); // position → its row, of those that are drawn
+  let scrolled = 0, height = 600; // known without asking: to ask forces a layout
+
   function draw() {
-    const from = Math.max(first, first + Math.floor(box.scrollTop / ROW) - 2);
-    const to = Math.min(last, from + Math.ceil((box.clientHeight || 600) / ROW) + 4);
-    spacer.replaceChildren(...Array.from({ length: to - from + 1 }, (_, at) => item(from + at)));
-    if (current >= from && current <= to) box.setAttribute("aria-activedescendant", `${id}-${current}`);
+    const from = Math.max(first, first + Math.floor(scrolled / ROW) - 2);
+    const to = Math.min(last, from + Math.ceil(height / ROW) + 4);
+    for (const [position, row] of rows) if (position < from || position > to) { row.remove(); rows.delete(position); }
+    for (let position = from; position <= to; position++) {
+      if (rows.has(position)) rows.get(position).setAttribute("aria-selected", String(position === current));
+      else { rows.set(position, item(position)); spacer.append(rows.get(position)); }
+    }
+    if (rows.has(current)) box.setAttribute("aria-activedescendant", `${id}-${current}`);
     else box.removeAttribute("aria-activedescendant");
   }
 
   function show(position) {
     current = position;
-    const top = (position - first) * ROW, height = box.clientHeight;
-    if (top < box.scrollTop || top + ROW > box.scrollTop + height) box.scrollTop = Math.max(0, top - height / 2);
+    const top = (position - first) * ROW, whole = (last - first + 1) * ROW;
+    if (top < scrolled || top + ROW > scrolled + height) box.scrollTop = scrolled = Math.max(0, Math.min(top - height / 2, whole - height));
     draw();
   }
 
-  box.addEventListener("scroll", draw, { passive: true });
+  const measure = () => { scrolled = box.scrollTop; height = box.clientHeight || 600; draw(); };
+  box.addEventListener("scroll", measure, { passive: true });
   box.addEventListener("click", (clicked) => {
     const row = clicked.target.closest(".es-item");
     if (row) go(Number(row.dataset.position));
   });
-  return { box, show, draw };
+  return { box, show, measure };
 }
 
 function facts(head) {
@@ -432,7 +445,7 @@ function problems(head) {
 function changedPaths(paths) {
   if (!paths.length) return h("p", { class: "es-none" }, "this step changed nothing");
   const some = paths.slice(0, 8).map((path) => h("code", {}, bdi(formatPath(path).slice(0, CUT) || "(all)")));
-  return h("p", { class: "es-paths" }, `${count(paths.length, "changed path")}: `, some.flatMap((one, at) => (at ? [", ", one] : [one])), paths.length > 8 ? ` and ${(paths.length - 8).toLocaleString("en")} more` : "");
+  return h("p", { class: "es-paths" }, `${count(paths.length, "changed path")}: `, some.flatMap((one, at) => (at ? [", ", one] : [one])), paths.length > 8 ? ` and ${grouped(paths.length - 8)} more` : "");
 }
 
 function textOf(sent) {
@@ -454,12 +467,12 @@ function render({ model, el }) {
   const said = h("div", { class: "es-said", role: "status" });
   const event = h("section", { class: "es-event", "aria-label": "Event" });
   const state = h("section", { class: "es-state", "aria-label": "State" });
-  const pane = h("div", { class: "es-pane", role: "region", "aria-label": "Event and state", tabIndex: 0 }, event, state);
+  const pane = h("div", { class: "es-pane", role: "region", "aria-label": "Event and state", tabindex: 0 }, event, state);
   const chips = Object.entries(marks).map(([mark, steps]) => h("button", { type: "button", class: "es-chip", "data-mark": mark, title: `go to the next: ${MARKS[mark]?.[1] ?? mark}`,
-    onclick: () => go(steps.find((one) => one > position) ?? steps[0]) }, `${MARKS[mark]?.[0] ?? "!"} ${steps.length.toLocaleString("en")} ${mark}`));
+    onclick: () => go(steps.find((one) => one > position) ?? steps[0]) }, `${MARKS[mark]?.[0] ?? "!"} ${grouped(steps.length)} ${mark}`));
   const help = h("div", { class: "es-help" }, HELP.map(([keys, text]) => h("span", {}, keys.flatMap((key) => [h("kbd", {}, key), " "]), text)));
-  const root = h("div", { class: "eslab-stepper", role: "group", tabIndex: -1, "aria-label": visible(`Stepper: ${name}`) },
-    h("div", { class: "es-top" }, h("strong", { class: "es-name" }, bdi(name)), h("span", { class: "es-note" }, count(total, "step"), " by ", bdi(projection)), h("span", { class: "es-chips" }, chips)),
+  const root = h("div", { class: "eslab-stepper", role: "group", tabindex: -1, "aria-label": visible(`Stepper: ${name}`) },
+    h("div", { class: "es-top" }, h("h2", { class: "es-name" }, bdi(name)), h("span", { class: "es-note" }, count(total, "step"), " by ", bdi(projection)), h("span", { class: "es-chips" }, chips)),
     notes.map((note) => h("p", { class: "es-banner", role: "note" }, "⚠ ", bdi(note))),
     h("div", { class: "es-bar" }, back, slider, forth, where),
     h("div", { class: "es-main" }, list.box, pane), help, said);
@@ -470,10 +483,10 @@ function render({ model, el }) {
     const now = book.state(position);
     const patch = head ? book.patch(position) : [];
     const tree = head ? marksOf(patch, book.state(position - 1)) : { kids: new Map() };
-    event.replaceChildren(...(head ? eventParts(head) : [h("h3", {}, first ? `After step ${first.toLocaleString("en")}` : "Before the first event"), h("p", { class: "es-none" }, first ? "earlier steps are not shown here" : "the initial state")]));
+    event.replaceChildren(...(head ? eventParts(head) : [h("h3", {}, first ? `After step ${grouped(first)}` : "Before the first event"), h("p", { class: "es-none" }, first ? "earlier steps are not shown here" : "the initial state")]));
     const whole = all || unfolded("state ");
     const toggle = h("button", { type: "button", class: "es-button es-all", "aria-pressed": String(whole), onclick: () => { all = !whole; if (whole) fold("state "); drawPane(); } }, "Show unchanged");
-    state.replaceChildren(h("div", { class: "es-heading" }, h("h3", {}, `State after step ${position.toLocaleString("en")}`), toggle),
+    state.replaceChildren(h("div", { class: "es-heading" }, h("h3", {}, `State after step ${grouped(position)}`), toggle),
       ...(head ? [changedPaths(pathsOf(patch))] : []), draw(now, tree, "state ", all || !head));
     if (inside) ([...pane.querySelectorAll("button")].find((one) => (one.dataset.key ?? one.className) === key) ?? pane).focus({ preventScroll: true });
   }
@@ -489,7 +502,7 @@ function render({ model, el }) {
     if (to === position) return;
     position = to;
     const head = to > first ? book.head(to) : null;
-    const text = `Step ${to.toLocaleString("en")} of ${last.toLocaleString("en")}`;
+    const text = `Step ${grouped(to)} of ${grouped(last)}`;
     root.dataset.position = to;
     where.textContent = text;
     slider.value = to;
@@ -529,13 +542,18 @@ function render({ model, el }) {
   });
 
   const follow = () => show(model.get("position"));
-  const resize = () => { root.style.height = model.get("height") ? `${model.get("height")}px` : "100%"; list.draw(); };
+  const resize = () => { root.style.height = model.get("height") ? `${model.get("height")}px` : "100%"; list.measure(); };
   el.append(root);
   resize();
   show(model.get("position"));
   model.on("change:position", follow);
   model.on("change:height", resize);
-  const observer = new ResizeObserver(() => list.draw()); // a notebook draws its outputs before it shows them
+  const observer = new ResizeObserver(() => { // a notebook draws its outputs before it shows them
+    root.classList.toggle("es-narrow", root.clientWidth > 0 && root.clientWidth < NARROW);
+    list.measure();
+    list.show(position);
+  });
+  observer.observe(root);
   observer.observe(list.box);
   return () => { observer.disconnect(); model.off("change:position", follow); model.off("change:height", resize); };
 }

@@ -163,7 +163,7 @@ const told = {position: POSITION, height: 0, _lines: document.getElementById("es
 const model = {get: (name) => told[name], set: (name, value) => { told[name] = value; }, save_changes() {}, on() {}, off() {}};
 render({model, el: document.getElementById("eslab")});
 """
-_BODY: Final = "html,body{margin:0;height:100%}#eslab{height:100%}@media (prefers-color-scheme:dark){body{background:#14171c}}"
+_BODY: Final = "h1{position:absolute;clip-path:inset(50%)}html,body{margin:0;height:100%}#eslab{height:100%}@media (prefers-color-scheme:dark){body{background:#14171c}}"
 
 
 def _page(steps: Steps, position: int) -> str:
@@ -173,7 +173,7 @@ def _page(steps: Steps, position: int) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>{tables.escape(steps.name)}</title><style>{style}</style></head>\n'
-        f'<body><main id="eslab"></main><noscript>{_static(steps, position)}</noscript>\n'
+        f'<body><main id="eslab"><h1>{tables.escape(steps.name)}</h1></main><noscript>{_static(steps, position)}</noscript>\n'
         f'<script type="application/json" id="eslab-steps">{_without_tags(steps.lines)}</script>\n'
         f'<script type="module">{script}</script></body></html>\n'
     )
