@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
-import json
 import tempfile
 from collections import Counter
 from decimal import Decimal
@@ -43,7 +43,7 @@ class PlainEvent:
 
     def __init__(self, event: Any) -> None:
         self.type = {"event": event.parts["event_type"], "tombstone": TOMBSTONE}.get(event.kind)
-        self.data = json.loads(json.dumps(event.data))
+        self.data = copy.deepcopy(event.data)
 
 
 def plain_fold(projection: Projection, events: list[Any]) -> tuple[list[Any], Any]:
@@ -57,12 +57,12 @@ def plain_fold(projection: Projection, events: list[Any]) -> tuple[list[Any], An
                 state = handler(state, seen)
             except (KeyError, ValueError, TypeError):
                 return sides, event
-            sides.append(json.loads(json.dumps(state)))
+            sides.append(copy.deepcopy(state))
         elif seen.type is TOMBSTONE:
             state = projection.initial()
             sides.append(NOTHING)
         else:
-            sides.append(sides[-1] if sides else json.loads(json.dumps(state)))
+            sides.append(sides[-1] if sides else copy.deepcopy(state))
     return sides, None
 
 
