@@ -397,16 +397,22 @@ function eventList(book, go) {
   }
 
   const rows = new Map(); // position → its row, of those that are drawn
-  let scrolled = 0, height = 600; // known without asking: to ask forces a layout
+  let chosen = first, scrolled = 0, height = 600; // known without asking: to ask forces a layout
 
   function draw() {
     const from = Math.max(first, first + Math.floor(scrolled / ROW) - 2);
     const to = Math.min(last, from + Math.ceil(height / ROW) + 4);
     for (const [position, row] of rows) if (position < from || position > to) { row.remove(); rows.delete(position); }
+    const next = spacer.firstElementChild, begin = next ? Number(next.dataset.position) : Infinity; // what stays is in one piece, and in order
     for (let position = from; position <= to; position++) {
-      if (rows.has(position)) rows.get(position).setAttribute("aria-selected", String(position === current));
-      else { rows.set(position, item(position)); spacer.append(rows.get(position)); }
+      if (rows.has(position)) continue;
+      const row = item(position);
+      rows.set(position, row);
+      if (position < begin) spacer.insertBefore(row, next); else spacer.append(row);
     }
+    rows.get(chosen)?.setAttribute("aria-selected", "false");
+    rows.get(current)?.setAttribute("aria-selected", "true");
+    chosen = current;
     if (rows.has(current)) box.setAttribute("aria-activedescendant", `${id}-${current}`);
     else box.removeAttribute("aria-activedescendant");
   }
