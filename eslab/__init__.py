@@ -9,6 +9,7 @@
 
 from eslab import errors
 from eslab.changes import Changes
+from eslab.compare import Comparison
 from eslab.demo import demo
 from eslab.errors import EslabError
 from eslab.history import History, State, Step
@@ -25,6 +26,7 @@ __all__ = [
     "TOMBSTONE",
     "Change",
     "Changes",
+    "Comparison",
     "Coordinates",
     "Cut",
     "EslabError",

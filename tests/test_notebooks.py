@@ -87,3 +87,21 @@ def test_the_money_to_give_back_is_what_was_charged_too_much(shop):
     values = shown("01-incident.ipynb", shop)
     owed = table(values, "refund").set_index("order_id")["refund"]
     assert dict(owed.round(2)) == dict(table(values, "too much").set_index("orderId")["too much"].round(2))
+
+
+def test_the_new_projection_differs_by_the_second_version_of_an_event_and_by_its_redeliveries_alone(shop):
+    values = shown("02-new-projection.ipynb", shop)
+    planted = truth(shop)
+    (parted,) = [value for value in values if isinstance(value, eslab.Comparison)]
+    frame = parted.df()
+    second = eslab.Lab(shop).sql("""select distinct "orderId" from types."OrderCreated" where event_version = '2.0'""").df()["orderId"]
+    assert len(second) == planted["version_2"]["count"]
+    assert set(frame.index[frame["paths"].map(lambda paths: "total" in paths)]) == set(second) - set(planted["erased"]["ids"])
+    charged = frame[frame["paths"].map(lambda paths: "charged" in paths)]
+    redelivered = {"ord-" + event.split("-")[1] for event in planted["duplicates"]["ids"] if event.endswith("-10")}
+    assert set(charged.index) <= redelivered
+    odd = frame[frame["paths"].map(lambda paths: list(paths) == ["charged"])]
+    assert set(odd["event_id"]) <= set(planted["duplicates"]["ids"])
+    assert table(values, "parted", "aggregate_id")["aggregate_id"][0] == odd.index[0] == "ord-4375"
+    assert table(values, "created").to_dict("list") == {"created": [2], "orders": [len(odd)]}
+    assert values[-1] == 0
