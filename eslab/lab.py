@@ -22,6 +22,7 @@ from eslab.cuts import Clock
 from eslab.errors import ConfigError, LabBusy, MomentError, NotALab
 from eslab.events import Events, Manifest, newest_manifest
 from eslab.history import History
+from eslab.late import MIN, Late, find_late
 from eslab.mapping import Distrust, read_mapping, write_distrust
 from eslab.model import EACH, Coordinates, Cut, Selection
 from eslab.positions import read_samples
@@ -354,6 +355,10 @@ class Lab:
     def find(self, anything: str) -> Found:
         """Where an id is known: as an aggregate's, an event's, a correlation, a causation, a trace, a record key."""
         return Found(str(anything), find_anything(self._now(), str(anything)), self._clock())
+
+    def late(self, *, min: str | dt.timedelta = MIN, topic: str | None = None) -> Late:  # noqa: A002  the word that reads best
+        """The events that arrived after their time, the latest first: those whose place in the lab's order is `min` or more after their happened_at (default: a minute)."""
+        return find_late(self._now(), min, topic, self._clock())
 
     def gaps(self) -> Gaps:
         """Every range of offsets that the log has no record for, and why."""

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from eslab.decode import EARLIEST_MS, LATEST_MS, json_path
 from eslab.errors import LabError, QueryError
 from eslab.events import Events, manifest_name
 from eslab.segments import Log, enough_disk, reaches
 
-__all__ = ["connect", "identifier", "is_current", "literal", "one_line", "query", "renamed", "statements", "write_database"]
+__all__ = ["connect", "identifier", "is_current", "literal", "one_line", "query", "renamed", "statements", "table", "write_database"]
 
 EVENT_COLUMNS = [
     "event_id", "event_type", "event_version", "source", "recorded_at", "timestamp_type", "happened_at", "order_at",
@@ -187,6 +188,13 @@ def query(events: Events, sql: str, parameters: dict[str, Any] | None = None) ->
     with contextlib.closing(duckdb.connect()) as con:
         con.execute("set TimeZone = 'UTC'")
         return con.execute(sql.format(rows=rows(events)), parameters or {}).fetchall()
+
+
+def table(events: Events, sql: str, parameters: dict[str, Any]) -> pa.Table:
+    """Run a query of our own whose answer may be large; `{rows}` in the text stands for the sorted events."""
+    with contextlib.closing(duckdb.connect()) as con:
+        con.execute("set TimeZone = 'UTC'")
+        return con.sql(sql.format(rows=rows(events)), params=parameters).to_arrow_table()
 
 
 def write_database(events: Events, log: Log, name: str = "lab.duckdb") -> Path:
