@@ -24,7 +24,7 @@ from eslab.events import Events, Manifest, newest_manifest
 from eslab.history import History
 from eslab.late import MIN, Late, find_late
 from eslab.mapping import Distrust, read_mapping, write_distrust
-from eslab.model import EACH, Coordinates, Cut, Selection
+from eslab.model import Coordinates, Cut, Selection
 from eslab.positions import read_samples
 from eslab.progress import Bar
 from eslab.projection import MergeProjection, Projection
@@ -382,12 +382,7 @@ class Lab:
         return Info(self.path, events.manifest, len(list(self._log.holes())), size, self._clock())
 
     def _default(self, aggregate: str) -> Projection:
-        paths = {}
-        for topic, told in read_mapping(self.path).topics.items():
-            found = [path for name, path in told.aggregates if name == aggregate]
-            if any(EACH in path for path in found):
-                paths[topic] = [path[len(data) :] for path in found for data in told.envelope.data if path[: len(data)] == data]
-        return MergeProjection(aggregate, paths)
+        return MergeProjection(aggregate, read_mapping(self.path).elements(aggregate))
 
     def _selection(self, events: Events, at: str | dt.datetime | Cut | None, clock: str = "recorded", cut: Cut | None = None) -> Selection:
         chosen = cuts.select(events, at, clock=self._clock(), by=clock, cut=cut)

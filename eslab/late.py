@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from typing import Final
 
@@ -44,11 +45,11 @@ def find_late(events: Events, least: str | dt.timedelta, topic: str | None, cloc
 
 
 def _read_length(told: str | dt.timedelta) -> dt.timedelta:
-    try:
-        length = pd.Timedelta(told) if isinstance(told, (str, dt.timedelta)) else pd.NaT
-    except (ValueError, OverflowError):
-        length = pd.NaT
-    if not isinstance(length, pd.Timedelta) or length < pd.Timedelta(0):
+    length = None
+    with contextlib.suppress(ValueError, OverflowError):
+        if isinstance(told, (str, dt.timedelta)):
+            length = pd.Timedelta(told)
+    if not isinstance(length, pd.Timedelta) or length < pd.Timedelta(0):  # "" is NaT, which is no Timedelta
         raise MomentError(f'min={told!r} is no length of time; write it like "30s", "5m" or "2h"')
     return length.to_pytimedelta()
 

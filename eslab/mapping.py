@@ -84,6 +84,15 @@ class Mapping:
         decimals = [format_path(path) for path in told.decimals]
         return hashlib.sha256(dumps([FORMAT_VERSION, describe(told.envelope), aggregates, rules, decimals])).hexdigest()[:16]
 
+    def elements(self, aggregate: str) -> dict[str, list[Path]]:
+        """For each topic that reaches an aggregate through a list, every id path to it, from the event's data on."""
+        out = {}
+        for topic, told in self.topics.items():
+            paths = [path for name, path in told.aggregates if name == aggregate]
+            if any(EACH in path for path in paths):
+                out[topic] = [path[len(data) :] for path in paths for data in told.envelope.data if path[: len(data)] == data]
+        return out
+
 
 def read_mapping(folder: FilePath) -> Mapping:
     """What lab.toml in this folder says; nothing if there is none. Raises `ConfigError` naming the entry that is wrong."""

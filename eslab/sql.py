@@ -6,6 +6,7 @@ records             what the broker held, every incarnation
 gaps                every range of offsets without records, and why
 problems            one row per undecodable record, with the reason
 types."OrderCreated"  one relation per event type, a typed column per field of its data
+order_as_of(TIMESTAMPTZ '...')  for each aggregate: aggregate_id, version and state of every key as of a moment
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from eslab.asof import aggregate_macro
 from eslab.decode import EARLIEST_MS, LATEST_MS, json_path
 from eslab.errors import LabError, QueryError
 from eslab.events import Events, manifest_name
+from eslab.mapping import read_mapping
+from eslab.quoting import identifier, literal
 from eslab.segments import Log, enough_disk, reaches
 
 __all__ = ["connect", "identifier", "is_current", "literal", "one_line", "query", "renamed", "statements", "table", "write_database"]
@@ -36,16 +40,6 @@ _TIMES = ("recorded_at", "happened_at", "order_at")
 _NUMBERS = {"partition_id": "integer", "incarnation": "integer", "record_offset": "bigint", "first": "boolean"}
 ORDER = "order_at, topic, partition_id, incarnation, record_offset"
 """The lab's total order."""
-
-
-def identifier(name: str) -> str:
-    """A quoted SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A quoted SQL string."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def rows(events: Events, *, newest: bool = True, under: Path | None = None) -> str:
@@ -91,8 +85,18 @@ def statements(events: Events, log: Log, *, relative: bool = False) -> list[str]
         "create schema types",
     ]
     names = _distinct_names(events.manifest.types, set())
+    mapping = read_mapping(events.folder)
+    out += [
+        aggregate_macro(macro, aggregate, source, ORDER, mapping.elements(aggregate))
+        for aggregate, macro in as_of_names(events.manifest.aggregates).items()
+    ]
     out += [f"create view types.{identifier(names[one])} as {_typed(one, fields)}" for one, fields in sorted(events.manifest.types.items())]
     return out
+
+
+def as_of_names(names: Iterable[str]) -> dict[str, str]:
+    """For each aggregate or projection the name of its macro: `<name>_as_of`, with a suffix where it would collide but for case."""
+    return {name: f"{distinct}_as_of" for name, distinct in _distinct_names(names, set()).items()}
 
 
 def _records(log: Log, under: Path | None) -> str:

@@ -16,6 +16,7 @@ from eslab.decode.codecs import read_json
 from eslab.decode.decimals import with_decimals, with_digits
 from eslab.decode.envelopes import PARTS, Envelope
 from eslab.model import EACH, Life, Path, format_path
+from eslab.quoting import literal
 
 __all__ = ["EVENT", "TOMBSTONE_KIND", "UNDECODABLE", "decode", "json_path", "with_decimals"]
 
@@ -128,12 +129,12 @@ def _extract(
     for number, path in enumerate(ids):
         if EACH in path:
             at = path.index(EACH)
-            found = f"json_extract_string({json_at(path[:at])}, {_literal(json_path(path[at:]))})"
+            found = f"json_extract_string({json_at(path[:at])}, {literal(json_path(path[at:]))})"
         else:
             found = text_at(path)
         selected.append(f"{found} as id{number}")
     lists = [
-        f"{function}(value, [{', '.join(_literal(path) for path in paths)}]) as {name}"
+        f"{function}(value, [{', '.join(literal(path) for path in paths)}]) as {name}"
         for name, function, paths in (("texts", "json_extract_string", texts), ("jsons", "json_extract", values))
         if paths
     ]
@@ -156,7 +157,3 @@ _TIME = """
              when {text}::double < 1e17 then make_timestamptz(round({text}::double)::bigint)
              else make_timestamptz(round({text}::double / 1e3)::bigint) end
     end"""
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
