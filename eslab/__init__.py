@@ -14,9 +14,12 @@ from eslab.demo import demo
 from eslab.errors import EslabError
 from eslab.history import History, State, Step
 from eslab.lab import Lab
+from eslab.lag import Lag, Stalls, Standing
 from eslab.model import MISSING, TOMBSTONE, Change, Coordinates, Cut, Event, Record
 from eslab.play import play
 from eslab.projection import Projection
+from eslab.throughput import Throughput
+from eslab.views.offline import use_offline_charts
 from eslab.world import World
 
 __version__ = "0.1.0"
@@ -33,12 +36,17 @@ __all__ = [
     "Event",
     "History",
     "Lab",
+    "Lag",
     "Projection",
     "Record",
+    "Stalls",
+    "Standing",
     "State",
     "Step",
+    "Throughput",
     "World",
     "demo",
     "errors",
     "play",
+    "use_offline_charts",
 ]

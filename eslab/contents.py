@@ -107,7 +107,7 @@ class Info:
         }
         covered = span(self.manifest)
         times = f"{self.clock.show(covered[0])} to {self.clock.show(covered[1])}" if covered else "no times"
-        head = f"<Lab {self.path}: {total['records']:,} records, {total['events']:,} events, {len(self.manifest.topics)} topics, {times}, {self.gaps:,} gaps, {_size(self.bytes)}>"
+        head = f"<Lab {self.path}: {total['records']:,} records, {total['events']:,} events, {len(self.manifest.topics)} topics, {times}, {self.gaps:,} gaps, {tables.size(self.bytes)}>"
         lines = [f"  {topic}: {_told(topic, counts)}" for topic, counts in self.manifest.topics.items()]
         aggregates = ", ".join(self.manifest.aggregates) or "none (name one in lab.toml)"
         return "\n".join([head, *lines, f"  aggregates: {aggregates}", *(f"  suspect clock: {notice}" for notice in self.notices)])
@@ -130,14 +130,6 @@ def _told(topic: str, counts: TopicCounts) -> str:
         odd = f", {counts.malformed:,} malformed" if counts.malformed else ""
         return f"{counts.records:,} records, {counts.commits:,} commits of consumer groups{odd}"
     return f"{counts.records:,} records, {counts.events:,} events" + (f", {counts.undecodable:,} undecodable" if counts.undecodable else "")
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 class Gaps:

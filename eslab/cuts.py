@@ -38,6 +38,11 @@ class Clock:
         self.tz = tz
         self._span = span
 
+    @property
+    def zone(self) -> dt.tzinfo:
+        """The zone in which times are shown: the lab's, or UTC."""
+        return self.tz or dt.UTC
+
     def read(self, told: str | dt.datetime) -> dt.datetime:
         """The moment in UTC. Raises `NaiveTime` for a time without a zone in a lab without `tz=`, `MomentError` for what is no time."""
         if isinstance(told, str):

@@ -18,6 +18,8 @@
     │   ├── UnknownEvent
     │   └── VersionOutOfRange
     ├── UnknownId              an aggregate, or an id, that no event has
+    ├── UnknownGroup           a consumer group of which the lab has no position
+    ├── UnknownTopic           a topic that the lab does not hold
     ├── ProjectionError        a projection that cannot be folded
     └── QueryError             SQL that DuckDB refused
 
@@ -43,7 +45,9 @@ __all__ = [
     "SourceUnreachable",
     "TopicNotFound",
     "UnknownEvent",
+    "UnknownGroup",
     "UnknownId",
+    "UnknownTopic",
     "VersionOutOfRange",
 ]
 
@@ -118,6 +122,14 @@ class VersionOutOfRange(MomentError):
 
 class UnknownId(EslabError, LookupError):
     """No event belongs to that aggregate or id."""
+
+
+class UnknownGroup(EslabError, LookupError):
+    """The lab does not know where that consumer group stood."""
+
+
+class UnknownTopic(EslabError, LookupError):
+    """The lab holds no such topic, or the group does not read it."""
 
 
 class ProjectionError(EslabError):

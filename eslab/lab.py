@@ -12,6 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import duckdb
+import pandas as pd
 
 from eslab import building, compare, cuts, history, replay, sql, verify, watching
 from eslab.bookmarks import Bookmarks
@@ -22,6 +23,7 @@ from eslab.cuts import Clock
 from eslab.errors import ConfigError, LabBusy, MomentError, NotALab
 from eslab.events import Events, Manifest, newest_manifest
 from eslab.history import History
+from eslab.lag import Lag, groups, open_lag
 from eslab.late import MIN, Late, find_late
 from eslab.mapping import Distrust, read_mapping, write_distrust
 from eslab.model import Coordinates, Cut, Selection
@@ -32,6 +34,7 @@ from eslab.search import Found, find_anything
 from eslab.segments import Log, is_writing, writer_lock
 from eslab.sources import Source, TopicPartition
 from eslab.sources.opening import open_groups, open_source
+from eslab.throughput import Throughput, open_throughput
 from eslab.watching import Watch
 from eslab.world import World
 
@@ -86,7 +89,7 @@ class Lab:
         fills in. `follow` goes on until Ctrl-C. `settings` go to the source. Holds the lab's writer lock; raises `LabBusy`, `SourceError`, `DiskFull`; whatever
         ends it, what was committed stays and the next call goes on from there.
         """
-        names = [topics] if isinstance(topics, str) else None if topics is None else list(topics)
+        names = _names(topics)
         with open_source(url, **settings) as source, writer_lock(self.path):
             lower, upper = self._offsets(source, names, start), self._offsets(source, names, stop)
 
@@ -360,6 +363,55 @@ class Lab:
         """The events that arrived after their time, the latest first: those whose place in the lab's order is `min` or more after their happened_at (default: a minute)."""
         return find_late(self._now(), min, topic, self._clock())
 
+    def throughput(
+        self,
+        topics: str | Sequence[str] | None = None,
+        *,
+        every: str | None = None,
+        start: str | dt.datetime | None = None,
+        stop: str | dt.datetime | None = None,
+    ) -> Throughput:
+        """Records and bytes by topic and time, from `start` (inclusive) to `stop` (exclusive), per "5s", "1m", "1d" (default: 2,000 points or less).
+
+        Without `topics`, all but Kafka's own. A record counts at its own timestamp; one whose clock is distrusted, or that has none, at its order_at.
+        """
+        names, clock = _names(topics), self._clock()
+        rules = read_mapping(self.path).distrust
+        return open_throughput(
+            self._now(), self._log, rules, names, every=every, start=_read(clock, start), stop=_read(clock, stop), clock=clock
+        )
+
+    def lag(
+        self,
+        group: str,
+        *,
+        topics: str | Sequence[str] | None = None,
+        every: str | None = None,
+        start: str | dt.datetime | None = None,
+        stop: str | dt.datetime | None = None,
+    ) -> Lag:
+        """How far a consumer group was behind: `.at("14:30")`, `.stalls()` (since when, how long, how far), `.chart()`, `.df()`, `.sum()`.
+
+        From its samples (the demo's, those of `eslab watch`, the commits in a captured `__consumer_offsets`) and the captured records; from `start` (inclusive) to `stop`
+        (exclusive), by default from the first sample on. What is not known is null, never 0. Raises `UnknownGroup` and tells the groups there are.
+        """
+        clock = self._clock()
+        return open_lag(
+            self._now(),
+            self._log,
+            read_samples(self.path, self._log),
+            group,
+            _names(topics),
+            start=_read(clock, start),
+            stop=_read(clock, stop),
+            every=every,
+            clock=clock,
+        )
+
+    def groups(self) -> pd.DataFrame:
+        """The consumer groups whose positions are known: group, topics, samples, first, last."""
+        return groups(read_samples(self.path, self._log), self._clock())
+
     def gaps(self) -> Gaps:
         """Every range of offsets that the log has no record for, and why."""
         return Gaps(list(self._log.holes()))
@@ -407,6 +459,14 @@ class Lab:
 def is_lab(path: Path) -> bool:
     """Whether eslab made this folder."""
     return (path / "lab.toml").is_file() or (path / "log").is_dir()
+
+
+def _names(topics: str | Sequence[str] | None) -> list[str] | None:
+    return [topics] if isinstance(topics, str) else None if topics is None else list(topics)
+
+
+def _read(clock: Clock, told: str | dt.datetime | None) -> dt.datetime | None:
+    return None if told is None else clock.read(told)
 
 
 def _flat(bound: Mapping[Any, Any]) -> Iterator[tuple[TopicPartition, int]]:

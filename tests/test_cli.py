@@ -173,6 +173,8 @@ def test_every_command_has_its_help():
         "at",
         "diff",
         "compare",
+        "lag",
+        "throughput",
         "sql",
         "export",
     ]
@@ -841,3 +843,57 @@ def test_the_demo_is_made_as_asked_and_shown(shop, monkeypatch):
     monkeypatch.setitem(sys.modules, "eslab.demo", SimpleNamespace(demo=demo))
     assert "12 records" in answer("demo", "here", "--events", "500", "--seed", "7", "--kafka", "localhost:9092")
     assert asked == {"path": "here", "events": 500, "seed": 7, "kafka": "localhost:9092", "progress": False}
+
+
+# --- lag and throughput ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "shop"
+    eslab.demo(folder, events=2_000, progress=False)
+    return folder
+
+
+def test_lag_says_since_when_how_long_and_how_far_and_how_to_see_it_again(demo):
+    told = answer("lag", demo, "read-model", "--tz", "Europe/Berlin")
+    assert "stood still from 2026-03-12 14:0" in told
+    assert "caught up 2026-03-12 14:55:00 CET" in told
+    assert told.splitlines()[-1] == f"eslab lag {demo} read-model --tz Europe/Berlin"
+    found = document("lag", demo, "read-model", "--tz", "Europe/Berlin")
+    assert {stall["topic"] for stall in found["stalls"]} == {"orders"}
+    assert len(found["partitions"]) == 16
+
+
+def test_lag_at_a_moment_and_over_time_in_the_shell(demo):
+    words = ("lag", demo, "read-model", "--topic", "orders", "--topic", "payments", "--tz", "Europe/Berlin")
+    told = answer(*words, "--at", "14:30")
+    assert told.startswith("read-model at 2026-03-12 14:30:00 CET: ")
+    assert told.splitlines()[-1] == (
+        f"eslab lag {demo} read-model --at 2026-03-12T14:30:00+01:00 --topic orders --topic payments --tz Europe/Berlin"
+    )
+    assert len(document(*words, "--at", "14:30")) == 8
+    over = answer(*words, "--every", "6h")
+    assert [line.split()[0] for line in over.splitlines() if line.startswith("2026")][1:3] == [
+        "2026-03-12T06:00:00+01:00",
+        "2026-03-12T12:00:00+01:00",
+    ]
+    rows = document(*words, "--every", "6h")
+    assert {row["known"] for row in rows} == {True, False}
+    assert all(row["lag"] is None for row in rows if not row["known"])
+    assert "--at is one moment" in run(*words, "--at", "14:30", "--every", "1m").output
+
+
+def test_lag_without_a_group_tells_the_groups_and_a_wrong_one_too(demo):
+    assert [row["group"] for row in document("lag", demo)] == ["billing", "read-model", "shipping"]
+    assert "read-model" in answer("lag", demo)
+    assert "it has billing, read-model, shipping" in refusal("lag", demo, "nobody")
+
+
+def test_throughput_counts_by_topic_and_says_how_to_see_it_again(demo):
+    words = ("throughput", demo, "orders", "--every", "6h", "--start", "06:00", "--tz", "Europe/Berlin")
+    told = answer(*words)
+    assert told.splitlines()[-1] == f"eslab throughput {demo} orders --every 6h --start 2026-03-12T06:00:00+01:00 --tz Europe/Berlin"
+    rows = document(*words)
+    assert [row["time"] for row in rows] == [f"2026-03-12T{hour}:00:00+01:00" for hour in ("06", "12", "18")]
+    assert all(row["records"] > 0 for row in rows)

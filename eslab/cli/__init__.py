@@ -8,6 +8,7 @@ from eslab.cli.asking import at, diff, find, history
 from eslab.cli.capturing import demo, export, info, snapshot, verify, watch
 from eslab.cli.command import main
 from eslab.cli.comparing import compare
+from eslab.cli.measuring import lag, throughput
 from eslab.cli.querying import sql
 
 __all__ = ["main"]
@@ -23,6 +24,8 @@ for one in (
     at,
     diff,
     compare,
+    lag,
+    throughput,
     sql,
     export,
 ):  # the order of --help: from making a lab to taking it elsewhere

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from eslab.model import MISSING, dumps
 
-__all__ = ["Html", "escape", "html", "show", "visible"]
+__all__ = ["Html", "escape", "html", "paragraphs", "show", "size", "visible"]
 
 # Controls, half surrogate pairs (UTF-8 cannot hold them), and whatever is invisible or turns the text around; stepper.js has the same
 _HIDDEN = re.compile(
@@ -73,3 +73,17 @@ def escape(text: str) -> str:
 def visible(text: str) -> str:
     """Text that shows all that is in it, and that UTF-8 can hold."""
     return _HIDDEN.sub(lambda hidden: f"\\u{ord(hidden[0]):04x}", text)
+
+
+def paragraphs(lines: Iterable[str]) -> str:
+    """Each line as a paragraph of its own."""
+    return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def size(count: float) -> str:
+    """So many bytes, for people."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,242 @@
+"""Charts of throughput and lag, drawn from plain tables. Imported when a chart is drawn: it loads Altair.
+
+Times are drawn on the wall clock of the lab's zone, whichever zone the browser is in, and every axis names its unit or its zone.
+Colours have a contrast of 3 to white and to the dark theme's grey; a theme's own colours are used for the rest.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import altair as alt
+import pandas as pd
+import pyarrow as pa
+
+from eslab.views.offline import offline
+
+__all__ = ["Drawn", "lag", "throughput"]
+
+Drawn = alt.TopLevelMixin
+
+WIDTH: Final = 720
+HEIGHT: Final = 170
+COLOURS: Final = ["#2f86d6", "#d9711f", "#2f9e44", "#d6457f", "#8a6fd1", "#9a8412", "#1c97a6", "#c0625a", "#6f8a2f", "#808080"]
+GREY: Final = "#808080"
+BETWEEN: Final = COLOURS[3]
+LABELLED: Final = 0.08  # of the width: a shaded range that is narrower is named by its tooltip alone
+
+Row = dict[str, Any]
+
+
+class _Time:
+    """The time axis: wall-clock time of the zone. Where the zone changes its clocks within the range, its first offset throughout, and the axis says so."""
+
+    def __init__(self, zone: dt.tzinfo, first: dt.datetime, last: dt.datetime, times: Iterable[dt.datetime]) -> None:
+        self._zone = zone
+        self._first, self._last = first.astimezone(zone), last.astimezone(zone)
+        self._offset = self._first.utcoffset() or dt.timedelta()
+        self._changes = {moment.astimezone(zone).utcoffset() for moment in times} - {self._offset, None}
+
+    def wall(self, moment: dt.datetime) -> float:
+        """For Vega's UTC scale: the milliseconds since 1970 at which UTC shows this wall clock."""
+        return (moment.astimezone(dt.UTC) - _EPOCH + self._offset) / dt.timedelta(milliseconds=1)
+
+    def told(self, moment: dt.datetime) -> str:
+        local = moment.astimezone(self._zone)
+        spec = "milliseconds" if local.microsecond else "seconds"
+        return f"{local.replace(tzinfo=None).isoformat(sep=' ', timespec=spec)} {local.tzname()}"
+
+    def axis(self) -> alt.X:
+        scale = {"type": "utc", "domain": [self.wall(self._first), self.wall(self._last)], "nice": False}
+        axis = {"format": self._format(), "labelOverlap": True, "gridOpacity": 0.3, "tickCount": 10}
+        return alt.X("x:T", title=self._title(), scale=scale, axis=axis)
+
+    def on_axis(self, field: str = "x") -> alt.X:
+        """The same axis, for what lies under or over the lines that bring it."""
+        return alt.X(f"{field}:T", title=self._title(), scale={"type": "utc"})
+
+    def _title(self) -> str:
+        utc = _utc_offset(self._offset)
+        zone = f"{self._zone} (its clocks change in this range)" if self._changes else f"{self._zone} ({self._first.tzname()})"
+        same = self._first.date() == (self._last - dt.timedelta(microseconds=1)).date()
+        day = f"{self._first.day} {self._first:%B %Y}, " if same else ""
+        return f"{day}time at {utc}, {zone}" if self._changes else f"{day}time in {zone}" + (f", {utc}" if self._zone is not dt.UTC else "")
+
+    def _format(self) -> str:
+        span = self._last - self._first
+        if span <= dt.timedelta(seconds=10):
+            return "%H:%M:%S.%L"
+        if span <= dt.timedelta(minutes=5):
+            return "%H:%M:%S"
+        if span <= dt.timedelta(hours=36):
+            return "%H:%M"
+        return "%d %b %H:%M" if span <= dt.timedelta(days=5) else "%d %b %Y"
+
+
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def _utc_offset(offset: dt.timedelta) -> str:
+    minutes = round(offset / dt.timedelta(minutes=1))
+    return f"UTC{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}" if minutes else "UTC"
+
+
+def throughput(points: pa.Table, *, topics: Sequence[str], every: str, zone: dt.tzinfo, notes: Sequence[str] = ()) -> Any:
+    """Records and bytes per bucket, a line for each of `topics`. `points`: time, topic, records, bytes."""
+    rows = points.to_pylist()
+    if not rows:
+        return _nothing("no records")
+    moments = [row["time"] for row in rows]
+    time = _Time(zone, min(moments), max(moments), moments)
+    base = alt.Chart(_frame(rows, time))
+    tips = [
+        alt.Tooltip("topic:N", title="topic"),
+        alt.Tooltip("at:N", title="from"),
+        alt.Tooltip("records:Q", title=f"records per {every}", format=",d"),
+        alt.Tooltip("bytes:Q", title=f"bytes per {every}", format=",d"),
+    ]
+    panels = []
+    for field, of, form, legend in (("records", "", ",d", _LEGEND), ("bytes", " (keys and values)", "~s", None)):
+        colour = alt.Color("topic:N", title="topic", scale=_scale(topics), sort=list(topics), legend=legend)
+        panel = base.encode(x=time.axis(), y=_up(field, f"{field} per {every}{of}", form), color=colour, tooltip=tips)
+        panels.append(_panel(*_line(panel, interpolate="step-after")))
+    return _stacked(panels, f"Throughput per {every}", notes, f"throughput of {', '.join(topics)} per {every}")
+
+
+def lag(
+    parts: pa.Table,
+    total: pa.Table,
+    unknown: Sequence[tuple[dt.datetime, dt.datetime, str]],
+    *,
+    group: str,
+    partitions: Sequence[str],
+    zone: dt.tzinfo,
+    notes: Sequence[str] = (),
+) -> Any:
+    """Produced against consumed, lag in offsets, lag in seconds: a thin line for each of `partitions`, a bold one for all together.
+
+    `parts`: time, partition, lag, lag_s. `total`: time, partition (a name for all), produced, consumed, lag (the sum), lag_s (the longest). `unknown`: ranges to shade, and what is not known there.
+    """
+    whole, thin = total.to_pylist(), parts.to_pylist()
+    if not whole:
+        return _nothing(f"nothing is known of {group}")
+    moments = [row["time"] for row in whole]
+    time = _Time(zone, min(moments), max(moments), moments)
+    bold = _frame(whole, time)
+    fine = _frame(thin, time) if thin else None
+    shade = _shaded(time, unknown, max(moments) - min(moments))
+    panels = [_panel(*shade, *_moved(bold, time))]
+    named = [*partitions, whole[0]["partition"]]
+    scale = {"domain": named, "range": [*_colours(len(partitions)), GREY]}
+    tips = [
+        alt.Tooltip("partition:N", title="partition"),
+        alt.Tooltip("at:N", title="time"),
+        alt.Tooltip("lag:Q", title="lag in offsets", format=",d"),
+        alt.Tooltip("for:N", title="lag in time"),
+    ]
+    for field, title, form, legend in (
+        ("lag", "lag (offsets; bold: sum)", ",d", _LEGEND),
+        ("lag_s", "lag (seconds; bold: longest)", ",~f", None),
+    ):
+        colour = alt.Color("partition:N", title="partition", scale=scale, sort=named, legend=legend)
+        how: dict[str, Any] = {"x": time.axis(), "y": _up(field, title, form), "color": colour, "tooltip": tips}
+        lines = [] if fine is None else _line(alt.Chart(fine).encode(**how), width=1.2)
+        panels.append(_panel(*shade, *_line(alt.Chart(bold).encode(**how), width=2.8), *lines))
+    return _stacked(panels, f"Lag of {group}", notes, f"lag of {group}: produced against consumed, in offsets, in seconds")
+
+
+def _frame(rows: Sequence[Row], time: _Time) -> pd.DataFrame:
+    """The rows with their time as the axis has it, as people read it, and a lag in seconds in words."""
+    words = [{"for": _told_s(row["lag_s"])} if "lag_s" in row else {} for row in rows]
+    return pd.DataFrame(
+        [{**row, **told, "x": time.wall(row["time"]), "at": time.told(row["time"])} for row, told in zip(rows, words, strict=True)]
+    ).drop(columns=["time", "unknown"], errors="ignore")
+
+
+def _moved(bold: pd.DataFrame, time: _Time) -> list[Any]:
+    """What was produced and what was consumed, and between the two the lag."""
+    ways = ["produced", "consumed"]
+    tips = [alt.Tooltip("at:N", title="time"), *(alt.Tooltip(f"{way}:Q", title=f"{way}, offsets", format=",d") for way in ways)]
+    title = "offsets (sum over partitions)"
+    base = alt.Chart(bold).encode(x=time.axis(), tooltip=tips)
+    between = base.mark_area(color=BETWEEN, opacity=0.35).encode(y=_up("produced", title, ",d", zero=False), y2="consumed:Q")
+    legend = {**_LEGEND, "labelExpr": "datum.value == 'produced' ? 'produced (log end)' : 'consumed (committed)'"}
+    colour = alt.Color("way:N", title="offsets", scale=_scale(ways), sort=ways, legend=legend)
+    lines = base.transform_fold([*ways], as_=["way", "offsets"]).encode(y=_up("offsets", title, ",d", zero=False), color=colour)
+    return [between, *_line(lines, width=1.8)]
+
+
+def _told_s(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min {rest} s"
+
+
+def _up(field: str, title: str, form: str, *, zero: bool = True) -> alt.Y:
+    axis = {"format": form, "gridOpacity": 0.3, "tickCount": 5} | ({"tickMinStep": 1} if form == ",d" else {})
+    return alt.Y(f"{field}:Q", title=title, scale={"zero": zero}, axis=axis)
+
+
+def _line(chart: alt.Chart, *, width: float = 1.6, interpolate: Any = "linear") -> list[alt.Chart]:
+    """The line, and points that are there for the pointer alone, so that a tooltip is found."""
+    return [
+        chart.mark_line(strokeWidth=width, interpolate=interpolate, strokeJoin="round"),
+        chart.mark_point(size=50, opacity=0, filled=True),
+    ]
+
+
+def _panel(*layers: alt.Chart) -> Any:
+    return alt.layer(*layers, width=WIDTH, height=HEIGHT)
+
+
+def _shaded(time: _Time, ranges: Sequence[tuple[dt.datetime, dt.datetime, str]], span: dt.timedelta) -> list[alt.Chart]:
+    if not ranges:
+        return []
+    rows: list[Row] = [
+        {
+            "x": time.wall(low),
+            "x2": time.wall(high),
+            "mid": (time.wall(low) + time.wall(high)) / 2,
+            "what": what,
+            "from": time.told(low),
+            "to": time.told(high),
+        }
+        for low, high, what in ranges
+    ]
+    tips = [alt.Tooltip("what:N", title="unknown"), alt.Tooltip("from:N", title="from"), alt.Tooltip("to:N", title="to")]
+    base = alt.Chart(pd.DataFrame(rows))
+    wide = [row for row, (low, high, _) in zip(rows, ranges, strict=True) if high - low >= span * LABELLED]
+    labels = alt.Chart(pd.DataFrame(wide)).mark_text(
+        baseline="top", dy=4, color=GREY, fontSize=11, fontStyle="italic", text="unknown in part"
+    )
+    return [
+        base.mark_rect(color=GREY, opacity=0.18).encode(x=time.on_axis(), x2="x2:Q", tooltip=tips),
+        *([labels.encode(x=time.on_axis("mid"), y=alt.value(0))] if wide else []),
+    ]
+
+
+_LEGEND: Final = {"orient": "right", "symbolType": "stroke", "symbolStrokeWidth": 3, "symbolOpacity": 1, "labelLimit": 220}
+
+
+def _scale(names: Sequence[str]) -> dict[str, Any]:
+    return {"domain": list(names), "range": _colours(len(names))}
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[at % len(COLOURS)] for at in range(count)]
+
+
+def _stacked(panels: Sequence[Any], title: str, notes: Sequence[str], description: str) -> Any:
+    head = {"text": title, "anchor": "start"} | ({"subtitle": list(notes), "subtitleColor": GREY} if notes else {})
+    return offline(alt.vconcat(*panels, title=head, description=description, spacing=18, resolve={"scale": {"color": "independent"}}))
+
+
+def _nothing(what: str) -> Any:
+    return offline(
+        alt.Chart(pd.DataFrame([{"n": 0}]), title=what, description=what, width=WIDTH, height=40).mark_text(text=what, color=GREY)
+    )
