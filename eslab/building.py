@@ -35,6 +35,7 @@ from eslab.model import EACH, Life, format_path, loads
 from eslab.ordering import put_in_order
 from eslab.segments import LOSSY, Log, Reach, Segment, commit_file, enough_disk, reaches
 from eslab.sources import CONSUMER_OFFSETS, Hole
+from eslab.transactions import Transactions
 
 __all__ = ["outdated", "sweep", "update"]
 
@@ -46,7 +47,7 @@ TYPE_SAMPLE: Final = 200  # events of each type, in each part, that are looked a
 WIDEST: Final = 38  # digits that DuckDB's DECIMAL holds
 TYPES_MOST: Final = 1_000  # typed relations; more types than that are not types but ids
 
-_DECODED: Final = ["offset", "timestamp_ms", "timestamp_type", "key", "value", "producer_id"]
+_DECODED: Final = ["offset", "timestamp_ms", "timestamp_type", "key", "value", "producer_id", "transactional"]
 
 
 def outdated(manifest: Manifest | None, log: Log, mapping: Mapping) -> bool:
@@ -54,7 +55,7 @@ def outdated(manifest: Manifest | None, log: Log, mapping: Mapping) -> bool:
     lives = log.lives()
     if manifest is None:
         return bool(lives)
-    return _rules_changed(manifest, mapping) or any(fresh for _, fresh in _fresh(manifest, lives))
+    return _rules_changed(manifest, mapping) or any(fresh for _, fresh in _fresh(manifest, lives)) or _moved(manifest, lives)
 
 
 def update(
@@ -71,12 +72,12 @@ def update(
     last = newest_manifest(folder)
     base = Manifest() if last is None or _rules_changed(last, mapping) or _filled_in(last, lives) else last
     todo = [(life, reach) for life, fresh in _fresh(base, lives) for reach in fresh]
-    if last is base and not todo:
+    if last is base and not todo and not _moved(last, lives):
         return last
     number = next_number(folder)
     name = f"{number:08d}-{secrets.token_hex(4)}"
     with _Build(folder / "events", mapping, base) as build:
-        build.take(todo, on_records)
+        build.take(todo, lives, on_records)
         _check_mapping(mapping, build.topics)
         fresh = build.finish()
         kept, merged, level = _tiers(base.runs) if fresh else (base.runs, [], 0)
@@ -86,6 +87,7 @@ def update(
     holes = list(log.holes())
     for state in build.lives.values():
         state.lossy = _lossy(hole for life, hole in holes if life == state.life)
+        state.seen = _end(state.life, lives.get(state.life, []))
     gaps = f"{name}-gaps.parquet"
     _write_gaps(folder / "events" / gaps, holes)
     new = Manifest(
@@ -96,6 +98,7 @@ def update(
         aggregates=build.aggregates,
         types=build.types,
         gaps=gaps,
+        transactions=_write_transactions(folder / "events", name, lives),
     )
     keep = _files(new)
     _retire(folder / "events", _files(last) - keep if last else ())
@@ -109,11 +112,22 @@ def _rules_changed(manifest: Manifest, mapping: Mapping) -> bool:
 
 
 def _fresh(manifest: Manifest, lives: dict[Life, list[Segment]]) -> Iterator[tuple[Life, list[Reach]]]:
-    """What the log holds that the manifest has not seen, by life."""
+    """What the log holds that the manifest has not seen, by life: up to the first open transaction, which may yet be aborted."""
     seen = {state.life: state.covered for state in manifest.lives}
     for life, segments in lives.items():
-        walk = [Reach(one.segment, _seen_up_to(seen.get(life, []), one.start)) for one in reaches(segments)]
+        stable = Transactions(life, segments).stable_end
+        walk = [Reach(one.segment, _seen_up_to(seen.get(life, []), one.start), min(one.next, stable)) for one in reaches(segments)]
         yield life, [one for one in walk if one.start < one.next]
+
+
+def _end(life: Life, segments: list[Segment]) -> int:
+    """Where a life that was read uncommitted ends: what comes later may tell how a transaction of before ended."""
+    return max((one.footer.next for one in segments), default=0) if Transactions(life, segments).uncommitted else 0
+
+
+def _moved(manifest: Manifest, lives: dict[Life, list[Segment]]) -> bool:
+    seen = {state.life: state.seen for state in manifest.lives}
+    return any(seen.get(life, 0) != _end(life, segments) for life, segments in lives.items())
 
 
 def _seen_up_to(covered: list[tuple[int, int]], start: int) -> int:
@@ -204,8 +218,11 @@ class _Build:
         self._con.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def take(self, todo: Sequence[tuple[Life, Reach]], on_records: Callable[[int], None]) -> None:
+    def take(self, todo: Sequence[tuple[Life, Reach]], lives: dict[Life, list[Segment]], on_records: Callable[[int], None]) -> None:
         """Decode these parts of the log and keep their rows for the sort. Two threads decode ahead; order and counts follow the log's."""
+        for life in lives:  # one whose records all wait for the end of a transaction is known all the same
+            self.lives.setdefault(life, LifeState(*life))
+            self.topics.setdefault(life[0], TopicCounts(self._mapping.fingerprint(life[0])))
         for life, reach in todo:
             state = self.lives.setdefault(life, LifeState(*life))
             state.covered = _cover(state.covered, reach.start, reach.next)
@@ -214,7 +231,7 @@ class _Build:
                 counts.decimals = [format_path(path) for path in self._mapping.topics[life[0]].decimals]
             if life[0] == CONSUMER_OFFSETS:
                 _count_commits(counts, reach, on_records)
-        for life, records, (events, id_columns) in self._decoded([part for part in todo if part[0][0] != CONSUMER_OFFSETS]):
+        for life, records, (events, id_columns) in self._decoded([part for part in todo if part[0][0] != CONSUMER_OFFSETS], lives):
             told, counts = self._mapping.topics[life[0]], self.topics[life[0]]
             events = events.append_column("order_at", put_in_order(self.lives[life], records, events, self._mapping.distrust))
             rows = _by_aggregate(events, told, id_columns)
@@ -226,8 +243,10 @@ class _Build:
             self._keep(rows)
             on_records(records.num_rows)
 
-    def _decoded(self, todo: Sequence[tuple[Life, Reach]]) -> Iterator[tuple[Life, pa.Table, tuple[pa.Table, list[pa.Array]]]]:
-        parts = ((life, records) for life, reach in todo for records in reach.read(_DECODED))
+    def _decoded(
+        self, todo: Sequence[tuple[Life, Reach]], lives: dict[Life, list[Segment]]
+    ) -> Iterator[tuple[Life, pa.Table, tuple[pa.Table, list[pa.Array]]]]:
+        parts = ((life, records) for life, reach in todo for records in self._held(life, lives[life], reach))
         waiting: deque[tuple[Life, pa.Table, Future[tuple[pa.Table, list[pa.Array]]]]] = deque()
         with ThreadPoolExecutor(DECODERS) as pool:
             for life, records in parts:
@@ -237,6 +256,17 @@ class _Build:
                     yield first, table, future.result()
             for first, table, future in waiting:
                 yield first, table, future.result()
+
+    def _held(self, life: Life, segments: list[Segment], reach: Reach) -> Iterator[pa.Table]:
+        """The records of a reach but for those of aborted transactions, which are counted."""
+        transactions = Transactions(life, segments)
+        for records in reach.read(_DECODED):
+            if transactions.uncommitted:
+                aborted = pc.fill_null(pc.equal(transactions.outcomes(records), "aborted"), False)
+                self.topics[life[0]].aborted += pc.sum(aborted).as_py() or 0
+                records = records.filter(pc.invert(aborted))
+            if records.num_rows:
+                yield records
 
     def _decode(self, life: Life, records: pa.Table) -> tuple[pa.Table, list[pa.Array]]:
         if not hasattr(self._engines, "con"):
@@ -423,7 +453,11 @@ def _wider(left: str | None, right: str) -> str:
 
 def _files(manifest: Manifest) -> set[str]:
     """Every file in `events/` that this manifest is or names."""
-    return {manifest_name(manifest.number), *filter(None, [manifest.gaps]), *(name for run in manifest.runs for name in run.files)}
+    return {
+        manifest_name(manifest.number),
+        *filter(None, [manifest.gaps, manifest.transactions]),
+        *(name for run in manifest.runs for name in run.files),
+    }
 
 
 def _write_gaps(path: Path, holes: list[tuple[Life, Hole]]) -> None:
@@ -435,6 +469,19 @@ def _write_gaps(path: Path, holes: list[tuple[Life, Hole]]) -> None:
             pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema), temporary
         )
         commit_file(temporary, path)
+
+
+def _write_transactions(folder: Path, name: str, lives: dict[Life, list[Segment]]) -> str | None:
+    """The markers of what was read uncommitted, so that SQL can tell the outcome of each record; None where there are none."""
+    tables = [told.table() for told in (Transactions(life, segments) for life, segments in lives.items()) if told.uncommitted]
+    if not tables:
+        return None
+    path = folder / f"{name}-transactions.parquet"
+    temporary = path.with_name(f".tmp-{path.name}")
+    with enough_disk(temporary):
+        pq.write_table(pa.concat_tables(tables), temporary)
+        commit_file(temporary, path)
+    return path.name
 
 
 def _commit(folder: Path, manifest: Manifest) -> None:

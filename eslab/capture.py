@@ -48,6 +48,8 @@ class CapturePlan:
 
     parts: tuple[Part, ...]
     notices: tuple[str, ...] = ()
+    news: tuple[str, ...] = ()
+    """Those of the notices that a capture which follows its source must hear of, too."""
     ends: dict[Life, int] = field(default_factory=dict)
 
     @property
@@ -67,6 +69,7 @@ def plan(
     lives = log.lives()
     parts: list[Part] = []
     notices: list[str] = []
+    waiting: list[str] = []
     ends: dict[Life, int] = {}
     for partition in source.partitions(topics):
         incarnation, word = _incarnation(source, partition, lives)
@@ -74,7 +77,7 @@ def plan(
         notices += [f"{partition.topic}[{partition.partition}]: {word}"] if word else []
         if partition.high_watermark > partition.end:
             held = partition.high_watermark - partition.end
-            notices.append(
+            waiting.append(
                 f"{partition.topic}[{partition.partition}]: {held:,} offsets from {partition.end} on wait for an open transaction"
             )
         asked = _bound(start, partition)
@@ -86,7 +89,17 @@ def plan(
         for begin, end in _uncovered(max(low, 0 if covered else partition.log_start), high, covered):
             told = max((next_ for _, next_ in covered if next_ <= begin), default=0)
             parts.append(Part(life, begin, end, tuple(_before(told, begin, partition.log_start)), facts))
-    return CapturePlan(tuple(parts), tuple(notices), ends)
+        if covered and asked is None and covered[-1][1] < partition.log_start:
+            notices.append(overtaken(partition.topic, partition.partition, covered[-1][1], partition.log_start))
+    return CapturePlan(tuple(parts), tuple(notices + waiting), tuple(notices), ends)
+
+
+def overtaken(topic: str, partition: int, start: int, next_: int) -> str:
+    """What to say when the broker has deleted what was not captured yet."""
+    return (
+        f"{topic}[{partition}]: offsets {start}–{next_ - 1} are lost: retention removed them before they were captured; histories of keys in that "
+        "range are partial. Capture more often, or raise retention.ms"
+    )
 
 
 def _bound(bound: Offsets | None, partition: Partition) -> int | None:
@@ -204,18 +217,19 @@ def capture(
     *,
     again: Callable[[], CapturePlan] | None = None,
     on_chunk: Callable[[Chunk], None] = lambda chunk: None,
+    say: Callable[[str], None] = lambda notice: None,
 ) -> Iterator[Segment]:
     """Read what the plan names and yield each segment once it is committed.
 
     `again` makes the next plan of a capture that follows its source; without it the capture ends with the first. Whatever ends
     it early (an error, Ctrl-C, the caller closing the iterator), whole chunks that were read are committed first, if the
-    source is still what it was; memory is bounded by two row groups a partition.
+    source is still what it was; memory is bounded by two row groups a partition. `say` hears at once of what retention takes away meanwhile.
     """
     log.sweep()
     todo: CapturePlan | None = first
     while todo is not None:
         for round_ in _rounds(todo.parts):
-            yield from _read(source, log, round_, on_chunk)
+            yield from _read(source, log, round_, on_chunk, say)
         if again is None:
             return
         if not todo.parts:
@@ -232,7 +246,9 @@ def _rounds(parts: Sequence[Part]) -> Iterator[dict[TopicPartition, Part]]:
         yield {part.life[:2]: part for part in row if part}
 
 
-def _read(source: Source, log: Log, parts: Mapping[TopicPartition, Part], on_chunk: Callable[[Chunk], None]) -> Iterator[Segment]:
+def _read(
+    source: Source, log: Log, parts: Mapping[TopicPartition, Part], on_chunk: Callable[[Chunk], None], say: Callable[[str], None]
+) -> Iterator[Segment]:
     writers: dict[TopicPartition, SegmentWriter] = {}
     try:
         for chunk in source.read({place: (part.start, part.stop) for place, part in parts.items()}):
@@ -244,6 +260,9 @@ def _read(source: Source, log: Log, parts: Mapping[TopicPartition, Part], on_chu
                 writer = writers[place] = SegmentWriter(log, part.life, chunk.start, before=before, facts=part.facts)
             writer.append(chunk)
             on_chunk(chunk)
+            for hole in chunk.holes:
+                if hole.cause == "retention":
+                    say(overtaken(*place, hole.start, hole.next))
             if writer.bytes >= SEGMENT_BYTES or time.monotonic() - writer.opened >= SEGMENT_S or chunk.next == part.stop:
                 yield _commit(source, writers, place, part)
     except GeneratorExit:

@@ -107,6 +107,8 @@ class LifeState(msgspec.Struct):
     lossy: dict[str, tuple[int, int, int]] = {}
     """cause -> (offsets, first, next after the last) of the holes that may have held records."""
     suspects: list[Suspect] = []
+    seen: int = 0
+    """Of a log read uncommitted: where it ended. Events end before the first transaction that was open then."""
 
     @property
     def life(self) -> Life:
@@ -129,6 +131,8 @@ class TopicCounts(msgspec.Struct):
     commits: int = 0
     """Of consumer groups; only `__consumer_offsets` has them, and it has nothing else of these but `records`, `malformed` and `bytes`."""
     malformed: int = 0
+    aborted: int = 0
+    """Records of aborted transactions: in the log, in no event."""
     bytes: int = 0
     first_us: int | None = None
     last_us: int | None = None
@@ -157,6 +161,7 @@ class Manifest(msgspec.Struct):
     types: dict[str, dict[str, ColumnType]] = {}
     """Event type -> field of its data -> the SQL type that the events seen so far fit."""
     gaps: FileName | None = None
+    transactions: FileName | None = None
 
     def fingerprints(self, offsets: Mapping[Life, int]) -> dict[Life, str]:
         """For each life the fingerprint of what is below an offset (exclusive) and of the rules to read it by: equal ones, equal answers."""

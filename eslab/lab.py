@@ -26,6 +26,7 @@ from eslab.history import History
 from eslab.lag import Lag, groups, open_lag
 from eslab.late import MIN, Late, find_late
 from eslab.mapping import Distrust, read_mapping, write_distrust
+from eslab.merging import merge
 from eslab.model import Coordinates, Cut, Selection
 from eslab.positions import read_samples
 from eslab.progress import Bar
@@ -35,6 +36,7 @@ from eslab.segments import Log, is_writing, writer_lock
 from eslab.sources import Source, TopicPartition
 from eslab.sources.opening import open_groups, open_source
 from eslab.throughput import Throughput, open_throughput
+from eslab.transactions import waiting
 from eslab.watching import Watch
 from eslab.world import World
 
@@ -102,9 +104,12 @@ class Lab:
             before = self._counts()
             with Bar("capturing", first.offsets, shown=progress) as bar:
                 again = self._following(planned, bar) if follow else None
-                for _ in capture(source, self._log, first, again=again, on_chunk=bar.chunk):
+                for _ in capture(source, self._log, first, again=again, on_chunk=bar.chunk, say=self._say):
                     pass
+            merge(self._log)
             self._build(progress=progress)
+            for notice in waiting(self._log.lives()):
+                self._say(notice)
             return Snapshot(source.url, bar.records, self._counts(), before)
 
     def watch(
@@ -159,12 +164,17 @@ class Lab:
         return {(one.topic, one.partition): source.offset_at(one.topic, one.partition, millis) for one in source.partitions(topics)}
 
     def _following(self, planned: Callable[[], CapturePlan], bar: Bar) -> Callable[[], CapturePlan]:
-        built = time.monotonic()
+        built, told = time.monotonic(), set[str]()
 
         def again() -> CapturePlan:
             nonlocal built
             todo = planned()
+            for notice in todo.news:
+                if notice not in told:
+                    self._say(notice)
+            told.update(todo.news)
             if not todo.parts or time.monotonic() - built > REBUILD_S:
+                merge(self._log)
                 self._build()
                 built = time.monotonic()
             bar.more(todo.offsets)

@@ -13,7 +13,7 @@ import os
 import secrets
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,11 +32,13 @@ from eslab.sources import RECORDS, Chunk, Hole, Marker
 __all__ = [
     "Footer",
     "Log",
+    "OpenTransaction",
     "Reach",
     "Segment",
     "SegmentWriter",
     "commit_file",
     "enough_disk",
+    "holes_of",
     "is_writing",
     "reaches",
     "writer_lock",
@@ -51,6 +53,14 @@ LOSSY = frozenset({"compaction", "retention", "not requested", "unknown"})
 
 _DICTIONARY = ["timestamp_type", "leader_epoch", "producer_id", "producer_epoch", "transactional"]
 _DELTA = dict.fromkeys(("offset", "timestamp_ms", "producer_timestamp_ms"), "DELTA_BINARY_PACKED")
+
+
+class OpenTransaction(msgspec.Struct, frozen=True):
+    """A transaction whose data a segment holds and whose end it does not: the producer, and its first and last offset there."""
+
+    producer_id: int
+    first: int
+    last: int
 
 
 class Footer(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,11 +81,17 @@ class Footer(msgspec.Struct, frozen=True, kw_only=True):
     """Holes that end at or before `start`; a segment that later covers them wins."""
     holes: tuple[Hole, ...] = ()
     markers: tuple[Marker, ...] = ()
+    open: tuple[OpenTransaction, ...] = ()
+    """Of a segment read uncommitted: the transactions that have data in it behind their last marker in it."""
     last_leader_epoch: int | None = None
+    level: int = 0
+    """How often its records were merged."""
+    merged: tuple[int, ...] = ()
+    """The starts of the segments that were merged into this one; those that still stand are there for readers of before the merge."""
     checksums: dict[str, int] = {}
-    """CRC-32C of each column's content, see `_Checksums`."""
+    """CRC-32C of each column's content, see `Checksums`."""
     self_checksum: int = 0
-    """CRC-32C of this footer's own JSON with a 0 here."""
+    """CRC-32C of this footer's own JSON with a 0 here, its last field."""
 
     @property
     def life(self) -> Life:
@@ -108,18 +124,15 @@ class Reach:
 
     segment: Segment
     start: int
-
-    @property
-    def next(self) -> int:
-        return self.segment.footer.next
+    next: int
 
     def read(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The segment's records within the reach; `columns` must have `offset` in it."""
+        """The segment's records within the reach; `columns` must have `offset` in it. The file may have been merged into a longer one since."""
         for table in self.segment.read(columns):
-            if self.start > self.segment.footer.start:
-                table = table.filter(pc.greater_equal(table["offset"], self.start))
-            if table.num_rows:
-                yield table
+            offsets = table["offset"].to_numpy()
+            low, high = np.searchsorted(offsets, [self.start, self.next])
+            if low < high:
+                yield table.slice(low, high - low)
 
 
 def reaches(segments: Iterable[Segment]) -> list[Reach]:
@@ -128,7 +141,7 @@ def reaches(segments: Iterable[Segment]) -> list[Reach]:
     reached = -1
     for segment in sorted(segments, key=lambda one: (one.footer.start, -one.footer.next)):
         if segment.footer.next > reached:
-            out.append(Reach(segment, max(segment.footer.start, reached)))
+            out.append(Reach(segment, max(segment.footer.start, reached), segment.footer.next))
             reached = segment.footer.next
     return out
 
@@ -138,11 +151,15 @@ class Log:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._segments: dict[str, Segment] = {}
+        self._segments: dict[tuple[str, int], Segment] = {}
 
     def paths(self) -> tuple[str, ...]:
-        """Every segment that stands now. Segments never change, so equal paths are an equal log."""
-        found: list[str] = []
+        """Every segment that stands now. Segments never change but by merging, so equal paths are an equal log."""
+        return tuple(path for path, _ in self._files())
+
+    def _files(self) -> list[tuple[str, int]]:
+        """Each segment's path and inode: a merge puts another file in the place of the first."""
+        found: list[tuple[str, int]] = []
         folders = [(str(self.folder), 0)]
         while folders:
             folder, depth = folders.pop()
@@ -151,16 +168,15 @@ class Log:
                     if depth < DEPTH:
                         folders.append((entry.path, depth + 1))
                     elif entry.name.endswith(".parquet") and not entry.name.startswith("."):
-                        found.append(entry.path)
-        return tuple(sorted(found))
+                        found.append((entry.path, entry.inode()))
+        return sorted(found)
 
     def lives(self) -> dict[Life, list[Segment]]:
         """Every segment that stands now, by life. Each footer is read once."""
+        files = self._files()
+        self._segments = {file: self._segments.get(file) or Segment(Path(file[0]), read_footer(Path(file[0]))) for file in files}
         found: dict[Life, list[Segment]] = {}
-        for path in self.paths():
-            if path not in self._segments:
-                self._segments[path] = Segment(Path(path), read_footer(Path(path)))
-            segment = self._segments[path]
+        for segment in self._segments.values():
             found.setdefault(segment.footer.life, []).append(segment)
         return dict(sorted(found.items()))
 
@@ -172,7 +188,7 @@ class Log:
     def holes(self) -> Iterator[tuple[Life, Hole]]:
         """Every offset range from 0 on that no segment has a record for, and why; neighbours of one cause in one."""
         for life, segments in self.lives().items():
-            yield from ((life, hole) for hole in merge_holes(_holes(segments)))
+            yield from ((life, hole) for hole in holes_of(segments))
 
     def sweep(self) -> None:
         """Remove the temporary files of captures that died. Only under the writer's lock."""
@@ -180,7 +196,12 @@ class Log:
             path.unlink(missing_ok=True)
 
 
-def _holes(segments: list[Segment]) -> Iterator[Hole]:
+def holes_of(segments: Sequence[Segment]) -> Iterator[Hole]:
+    """The offsets of one life from 0 on that none of its segments has a record for, and why."""
+    return merge_holes(_holes(segments))
+
+
+def _holes(segments: Sequence[Segment]) -> Iterator[Hole]:
     reached = 0
     for reach in reaches(segments):
         footer = reach.segment.footer
@@ -222,21 +243,23 @@ def quote_topic(topic: str) -> str:
 def read_footer(path: Path) -> Footer:
     """The footer of a segment. Raises `CorruptLog` if it is not what was written."""
     try:
-        metadata = pq.read_metadata(path).metadata or {}
-        footer = msgspec.json.decode(metadata[b"eslab"], type=Footer)
+        told = (pq.read_metadata(path).metadata or {})[b"eslab"]
+        footer = msgspec.json.decode(told, type=Footer)
     except (OSError, pa.ArrowException, KeyError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise CorruptLog(
             f"{path}: no segment of eslab, or a damaged one ({exc}); run `eslab verify`, restore the file or move it away"
         ) from exc
     if footer.format_version != FORMAT_VERSION:
         raise CorruptLog(f"{path}: format version {footer.format_version}, this eslab reads {FORMAT_VERSION}; use the eslab that wrote it")
-    if _self_checksum(footer) != footer.self_checksum:
+    if _self_checksum(told) != footer.self_checksum:
         raise CorruptLog(f"{path}: its footer was changed after it was written; run `eslab verify` and restore the file")
     return footer
 
 
-def _self_checksum(footer: Footer) -> int:
-    return int(crc32c.crc32c(msgspec.json.encode(msgspec.structs.replace(footer, self_checksum=0))))
+def _self_checksum(told: bytes) -> int:
+    """Of a footer's JSON as it stands, so that a field which a later eslab adds does not change it."""
+    head, name, _ = told.rpartition(b'"self_checksum":')
+    return int(crc32c.crc32c(head + name + b"0}"))
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -259,6 +282,7 @@ class SegmentWriter:
         self._before, self._facts = before, facts
         self._holes: list[Hole] = []
         self._markers: list[Marker] = []
+        self._open: dict[int, OpenTransaction] = {}
         self._epoch: int | None = None
         self._checksums = Checksums()
         self._pending: list[pa.Table] = []
@@ -294,6 +318,8 @@ class SegmentWriter:
             self._epoch = self._epoch if epoch is None else epoch  # 0 is an epoch: the first
         self._holes += chunk.holes
         self._markers += chunk.markers
+        if self._facts["isolation"] == "read_uncommitted":
+            _follow_transactions(self._open, chunk)
         self.next = chunk.next
         self.rows += chunk.records.num_rows
         self.bytes += chunk.records.nbytes
@@ -310,8 +336,11 @@ class SegmentWriter:
             self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
         self._pending, self._pending_bytes = [], 0
 
-    def commit(self) -> Segment:
-        """Make the segment appear under its name, durably, and return it."""
+    def commit(self, *, replaces: Sequence[int] = (), level: int = 0) -> Segment:
+        """Make the segment appear under its name, durably, and return it.
+
+        With `replaces`, the starts of the segments that it was merged from, it takes the place of the first of them.
+        """
         self._flush()
         topic, partition, incarnation = self.life
         footer = Footer(
@@ -324,16 +353,19 @@ class SegmentWriter:
             before=self._before,
             holes=tuple(merge_holes(self._holes)),
             markers=tuple(self._markers),
+            open=tuple(one for _, one in sorted(self._open.items())),
             last_leader_epoch=self._epoch,
+            level=level,
+            merged=tuple(start for start in replaces if start != self.start),
             checksums=self._checksums.result(),
             **self._facts,
         )
-        footer = msgspec.structs.replace(footer, self_checksum=_self_checksum(footer))
+        footer = msgspec.structs.replace(footer, self_checksum=_self_checksum(msgspec.json.encode(footer)))
         with enough_disk(self._temporary):
             self._writer.add_key_value_metadata({"eslab": msgspec.json.encode(footer).decode()})
             self._writer.close()
             final = self._folder / f"{self.start:020d}.parquet"
-            commit_file(self._temporary, final)
+            (replace_file if replaces else commit_file)(self._temporary, final)
         return Segment(final, footer)
 
     def abort(self) -> None:
@@ -341,6 +373,25 @@ class SegmentWriter:
         with contextlib.suppress(OSError, pa.ArrowException):
             self._writer.close()
         self._temporary.unlink(missing_ok=True)
+
+
+def _follow_transactions(open_: dict[int, OpenTransaction], chunk: Chunk) -> None:
+    """Keep `open_` (by producer) up to the end of the chunk: a marker ends what stands before it."""
+    ended = {marker.producer_id: marker.offset for marker in chunk.markers}
+    for producer in ended:
+        open_.pop(producer, None)
+    rows = np.flatnonzero(pc.fill_null(chunk.records["transactional"], False).to_numpy())
+    if not len(rows):
+        return
+    producers = pc.fill_null(chunk.records["producer_id"], -1).to_numpy()[rows]
+    offsets = chunk.records["offset"].to_numpy()[rows]
+    order = np.argsort(producers, kind="stable")
+    ids, starts = np.unique(producers[order], return_index=True)
+    for producer, own in zip(ids.tolist(), np.split(offsets[order], starts[1:]), strict=True):
+        after = np.searchsorted(own, ended.get(producer, -1))
+        if after < len(own):
+            first = open_[producer].first if producer in open_ else int(own[after])
+            open_[producer] = OpenTransaction(producer, first, int(own[-1]))
 
 
 def _check_cover(chunk: Chunk) -> None:
@@ -356,15 +407,25 @@ def commit_file(temporary: Path, final: Path) -> None:
 
     Raises `FileExistsError` if the name is taken.
     """
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    _sync(temporary)
     os.link(temporary, final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    _sync(final.parent)
     temporary.unlink()
+
+
+def replace_file(temporary: Path, final: Path) -> None:
+    """Put a finished file in the place of another: at every moment the one or the other stands there whole."""
+    _sync(temporary)
+    os.replace(temporary, final)  # noqa: PTH105 - the tests of crashes count the steps of os
+    _sync(final.parent)
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 @contextlib.contextmanager

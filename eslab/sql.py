@@ -28,6 +28,7 @@ from eslab.events import Events, manifest_name
 from eslab.mapping import read_mapping
 from eslab.quoting import identifier, literal
 from eslab.segments import Log, enough_disk, reaches
+from eslab.transactions import Transactions
 
 __all__ = ["connect", "identifier", "is_current", "literal", "one_line", "query", "renamed", "statements", "table", "write_database"]
 
@@ -78,7 +79,7 @@ def statements(events: Events, log: Log, *, relative: bool = False) -> list[str]
             from {source} where aggregate <> ''""",
         f"""create view problems as select topic, partition_id, incarnation, record_offset, recorded_at, record_key, problem
             from {source} where first and kind = 'undecodable'""",
-        f"create view records as {_records(log, under)}",
+        f"create view records as {_records(log, events, under)}",
         f"create view gaps as select * from {gaps_from}"
         if gaps_from
         else "create view gaps as select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as start_offset, 0::bigint as next_offset, ''::varchar as cause where false",
@@ -99,24 +100,39 @@ def as_of_names(names: Iterable[str]) -> dict[str, str]:
     return {name: f"{distinct}_as_of" for name, distinct in _distinct_names(names, set()).items()}
 
 
-def _records(log: Log, under: Path | None) -> str:
-    """Each file stands for the range that it adds to those before it."""
-    walks = [(life, reach) for life, segments in log.lives().items() for reach in reaches(segments)]
-    named = [
-        f"({_files([reach.segment.path], under)}, {literal(topic)}, {partition}, {incarnation}, {reach.start}, {reach.next})"
-        for (topic, partition, incarnation), reach in walks
-    ]
-    columns = f"""topic, partition_id::integer as partition_id, incarnation::integer as incarnation, "offset" as record_offset,
-        case when timestamp_ms between {EARLIEST_MS} and {LATEST_MS} and timestamp_ms <> -1 then make_timestamptz(timestamp_ms * 1000) end as recorded_at,
-        timestamp_type, timestamp_ms, producer_timestamp_ms, key, value, headers, leader_epoch, producer_id, producer_epoch, transactional"""
-    if not named:
-        nothing = """select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as "offset", ''::varchar as timestamp_type, 0::bigint as timestamp_ms,
+_RECORDS = f"""topic, partition_id::integer as partition_id, incarnation::integer as incarnation, record_offset,
+    case when timestamp_ms between {EARLIEST_MS} and {LATEST_MS} and timestamp_ms <> -1 then make_timestamptz(timestamp_ms * 1000) end as recorded_at,
+    timestamp_type, timestamp_ms, producer_timestamp_ms, key, value, headers, leader_epoch, producer_id, producer_epoch, transactional"""
+
+
+def _records(log: Log, events: Events, under: Path | None) -> str:
+    """Each file stands for the range that it adds to those before it; transactional records have an outcome."""
+    walks = [(Transactions(life, segments), reach) for life, segments in log.lives().items() for reach in reaches(segments)]
+    if not walks:
+        nothing = """select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as record_offset, ''::varchar as timestamp_type, 0::bigint as timestamp_ms,
             0::bigint as producer_timestamp_ms, ''::blob as key, ''::blob as value, [{'key': ''::blob, 'value': ''::blob}] as headers,
             0::integer as leader_epoch, 0::bigint as producer_id, 0::smallint as producer_epoch, false as transactional where false"""
-        return f"select {columns} from ({nothing})"
-    return f"""select {columns} from read_parquet([{_files((reach.segment.path for _, reach in walks), under)}], filename = true) as held
-        join (values {", ".join(named)}) as reach(file, topic, partition_id, incarnation, low, high)
-        on held.filename = reach.file and held."offset" >= reach.low and held."offset" < reach.high"""
+        return f"select {_RECORDS}, ''::varchar as outcome from ({nothing})"
+    named = [
+        f"({_files([reach.segment.path], under)}, {literal(told.life[0])}, {told.life[1]}, {told.life[2]}, {reach.start}, {reach.next}, "
+        f"{reach.segment.footer.isolation != 'read_uncommitted'}, {told.certain_to_the_end_from if told.uncommitted else 0})"
+        for told, reach in walks
+    ]
+    held = f"""(select * exclude ("offset"), "offset" as record_offset from read_parquet([{_files((reach.segment.path for _, reach in walks), under)}], filename = true) as file
+        join (values {", ".join(named)}) as reach(path, topic, partition_id, incarnation, low, high, committed, certain)
+        on file.filename = reach.path and file."offset" >= reach.low and file."offset" < reach.high) as held"""
+    if not any(told.uncommitted for told, _ in walks):
+        return f"select {_RECORDS}, case when transactional then 'committed' end as outcome from {held}"
+    markers = events.manifest.transactions
+    empty = "(select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as producer_id, 0::bigint as marker_offset, '' as outcome, 0::bigint as certain_from where false)"
+    ends = f"read_parquet([{_files([events.folder / 'events' / markers], under)}])" if markers else empty
+    # of the markers of its producer, the first one behind a record says how its transaction ended
+    told = f"""(select held.*, ended.marker_offset, ended.outcome as ended, ended.certain_from from {held} asof left join {ends} as ended
+        on held.topic = ended.topic and held.partition_id = ended.partition_id and held.incarnation = ended.incarnation
+        and held.producer_id = ended.producer_id and held.record_offset < ended.marker_offset)"""
+    return f"""select {_RECORDS}, case when not transactional then null when committed then 'committed'
+        when marker_offset is null then case when record_offset >= certain then 'open' else 'unknown' end
+        when record_offset < certain_from then 'unknown' else ended end as outcome from {told}"""
 
 
 _ENVELOPE = [

@@ -90,8 +90,9 @@ def _chain(life: Life, segments: list[Segment]) -> Iterator[str]:
         if reached < after.start:
             yield f"{topic}[{partition}] incarnation {incarnation}: nothing explains offsets {reached}–{after.start - 1}; a segment is missing there"
     useful = {reach.segment.path for reach in walk}
+    merged = {start for reach in walk for start in reach.segment.footer.merged}  # they stay a day for readers of before the merge
     for segment in segments:
-        if segment.path not in useful:
+        if segment.path not in useful and segment.footer.start not in merged:
             yield f"{segment.path}: offsets {segment.footer.start}–{segment.footer.next - 1} stand in other segments too; nothing is lost"
 
 
@@ -108,7 +109,11 @@ def _remembered(manifest: Manifest | None, lives: dict[Life, list[Segment]]) -> 
 
 
 def _derived(manifest: Manifest | None) -> list[str]:
-    return [name for run in manifest.runs for name in run.files] + ([manifest.gaps] if manifest.gaps else []) if manifest else []
+    return (
+        [name for run in manifest.runs for name in run.files] + [one for one in (manifest.gaps, manifest.transactions) if one]
+        if manifest
+        else []
+    )
 
 
 def _readable(path: Path) -> Iterator[str]:
