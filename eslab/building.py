@@ -87,6 +87,7 @@ def update(
     holes = list(log.holes())
     for state in build.lives.values():
         state.lossy = _lossy(hole for life, hole in holes if life == state.life)
+        state.segments = {one.segment.footer.start: one.segment.footer.self_checksum for one in reaches(lives.get(state.life, []))}
         state.seen = _end(state.life, lives.get(state.life, []))
     gaps = f"{name}-gaps.parquet"
     _write_gaps(folder / "events" / gaps, holes)

@@ -107,6 +107,8 @@ class LifeState(msgspec.Struct):
     lossy: dict[str, tuple[int, int, int]] = {}
     """cause -> (offsets, first, next after the last) of the holes that may have held records."""
     suspects: list[Suspect] = []
+    segments: dict[int, int] = {}
+    """The segments that were there, by start, and the checksum of what each says of itself."""
     seen: int = 0
     """Of a log read uncommitted: where it ended. Events end before the first transaction that was open then."""
 

@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eslab.errors import CorruptLog
-from eslab.events import Manifest
+from eslab.events import Events, Manifest
 from eslab.model import Life
 from eslab.segments import Log, Segment, check, reaches, read_footer
 from eslab.views import tables
 
 __all__ = ["Verification", "verify"]
 
+SHOWN = 5  # histories that a repr names; `.histories` has all
+OPEN_END = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong, and the offsets `[start, next)` of a life that it puts in doubt; none where nothing is lost by it."""
+
+    text: str
+    life: Life | None = None
+    start: int = 0
+    next: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was looked at and what is wrong with it; `ok` if nothing is."""
+    """What was looked at and what is wrong with it; `ok` if nothing is.
+
+    `histories` are those that a problem touches (aggregate, aggregate_id, steps, topic, partition, first_offset, last_offset), as the sorted events know them. `notes` say
+    what could not be told.
+    """
 
     segments: int
     records: int
     derived: int
     problems: tuple[str, ...]
+    histories: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -38,46 +59,77 @@ class Verification:
 
     def __repr__(self) -> str:
         looked = f"{self.segments:,} segments with {self.records:,} records and {self.derived:,} derived files"
-        return (
-            f"<Verification: {looked}: every one as it was committed>"
-            if self.ok
-            else "\n".join([f"<Verification: {looked}: {len(self.problems)} problems>", *self.problems])
-        )
+        word = "every one as it was committed" if self.ok else f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
+        return "\n".join([f"<Verification: {looked}: {word}>", *self.problems, *self._touched(), *(f"note: {note}" for note in self.notes)])
+
+    def _touched(self) -> list[str]:
+        count = len(self.histories)
+        if self.ok or not count:
+            return []
+        names = [f"{row.aggregate} {row.aggregate_id}" for row in self.histories.head(SHOWN).itertuples(index=False)]
+        more = f" and {count - SHOWN:,} more (`.histories` has them all)" if count > SHOWN else ""
+        return [f"touched: the histories of {', '.join(names)}{more}"]
 
     def _repr_html_(self) -> str:
-        return tables.html(["problem"], [[problem] for problem in self.problems], caption=repr(self).splitlines()[0], empty="no problems")
+        head, *rest = repr(self).splitlines()
+        listed = tables.html(["problem"], [[problem] for problem in self.problems], caption=head, empty="no problems")
+        return listed + "".join(f"<p>{tables.escape(line)}</p>" for line in rest[len(self.problems) :])
 
 
 def verify(folder: Path, log: Log, manifest: Manifest | None, *, on_file: Callable[[], None] = lambda: None) -> Verification:
-    """Check every segment's content, that none is missing between two or doubled, and that all the events were built from still stands.
+    """Check every segment's content, that none is missing between two, doubled or another log's, and that all the events were built from still stands.
 
-    A newest segment that was removed before any events were built from it leaves no trace, and cannot be missed.
+    A newest segment that was removed before any events were built from it leaves no trace: where nothing remembers a partition, a note says so.
     """
-    problems: list[str] = []
+    problems: list[Problem] = []
     lives: dict[Life, list[Segment]] = {}
     segments = records = 0
-    for path in sorted(path for path in log.folder.glob("*/*/*/*.parquet") if not path.name.startswith(".")):
+    paths = sorted(path for path in log.folder.glob("*/*/*/*.parquet") if not path.name.startswith("."))
+    for path in paths:
         segments += 1
         try:
-            segment = Segment(path, read_footer(path))
+            segment = _checked(path, problems)
         except CorruptLog as exc:
-            problems.append(str(exc))
+            problems.append(_unreadable(path, paths, str(exc)))
         else:
-            problems += check(segment)
             records += segment.footer.rows
             lives.setdefault(segment.footer.life, []).append(segment)
         on_file()
     for life, found in lives.items():
         problems += _chain(life, found)
+        problems += _foreign(life, found)
     problems += _remembered(manifest, lives)
     derived = [folder / "events" / name for name in _derived(manifest)]
     for path in derived:
         problems += _readable(path)
         on_file()
-    return Verification(segments, records, len(derived), tuple(problems))
+    told = tuple(dict.fromkeys(problem.text for problem in problems))
+    return Verification(segments, records, len(derived), told, _histories(folder, manifest, problems), tuple(_notes(manifest, lives)))
 
 
-def _chain(life: Life, segments: list[Segment]) -> Iterator[str]:
+def _checked(path: Path, problems: list[Problem]) -> Segment:
+    """The segment, with what is wrong with it added to the problems. A merge may put another in its place meanwhile: then that one counts."""
+    segment = Segment(path, read_footer(path))
+    found = check(segment)
+    if found and (now := read_footer(path)) != segment.footer:
+        segment = Segment(path, now)
+        found = check(segment)
+    problems += [Problem(text, segment.footer.life, segment.footer.start, segment.footer.next) for text in found]
+    return segment
+
+
+def _unreadable(path: Path, paths: Sequence[Path], text: str) -> Problem:
+    """What a file without a footer held: from its own name to that of the next."""
+    topic, partition, incarnation, _ = path.parts[-4:]
+    try:
+        life = (unquote(topic), int(partition), int(incarnation))
+        starts = sorted(int(one.stem) for one in paths if one.parent == path.parent)
+        return Problem(text, life, int(path.stem), next((start for start in starts if start > int(path.stem)), OPEN_END))
+    except ValueError:
+        return Problem(text)
+
+
+def _chain(life: Life, segments: list[Segment]) -> Iterator[Problem]:
     """What stands between two segments must be explained by the later one."""
     topic, partition, incarnation = life
     walk = reaches(segments)
@@ -88,24 +140,83 @@ def _chain(life: Life, segments: list[Segment]) -> Iterator[str]:
             if start <= reached:
                 reached = max(reached, next_)
         if reached < after.start:
-            yield f"{topic}[{partition}] incarnation {incarnation}: nothing explains offsets {reached}–{after.start - 1}; a segment is missing there"
+            text = f"{topic}[{partition}] incarnation {incarnation}: nothing explains offsets {reached}–{after.start - 1}; a segment is missing there"
+            yield Problem(text, life, reached, after.start)
     useful = {reach.segment.path for reach in walk}
     merged = {start for reach in walk for start in reach.segment.footer.merged}  # they stay a day for readers of before the merge
     for segment in segments:
         if segment.path not in useful and segment.footer.start not in merged:
-            yield f"{segment.path}: offsets {segment.footer.start}–{segment.footer.next - 1} stand in other segments too; nothing is lost"
+            yield Problem(
+                f"{segment.path}: offsets {segment.footer.start}–{segment.footer.next - 1} stand in other segments too; nothing is lost"
+            )
 
 
-def _remembered(manifest: Manifest | None, lives: dict[Life, list[Segment]]) -> Iterator[str]:
+def _foreign(life: Life, segments: list[Segment]) -> Iterator[Problem]:
+    """One life of a partition has one identity: the commonest one here is its own."""
+    told = [(one.footer.cluster_id, one.footer.topic_id) for one in segments]
+    own = max(dict.fromkeys(told), key=told.count)
+    for segment, identity in zip(segments, told, strict=True):
+        if identity != own:
+            text = f"{segment.path}: is of topic id {identity[1]} of cluster {identity[0]}, all others of this incarnation of {own[1]} of {own[0]}"
+            yield Problem(text, life, segment.footer.start, segment.footer.next)
+
+
+def _remembered(manifest: Manifest | None, lives: Mapping[Life, list[Segment]]) -> Iterator[Problem]:
+    """What the events were built from must still stand, and be what it was."""
     for state in manifest.lives if manifest else []:
-        held = [(reach.start, reach.next) for reach in reaches(lives.get(state.life, []))]
-        for start, next_ in state.covered:
-            at = start
-            for low, high in held:
-                if low <= at < high:
-                    at = high
-            if at < next_:
-                yield f"{state.topic}[{state.partition}] incarnation {state.incarnation}: offsets {at}–{next_ - 1} were captured once, and no segment holds them now"
+        segments = lives.get(state.life, [])
+        held = [(reach.start, reach.next) for reach in reaches(segments)]
+        place = f"{state.topic}[{state.partition}] incarnation {state.incarnation}"
+        for start, next_ in (lack for covered in state.covered for lack in _without(covered, held)):
+            yield Problem(
+                f"{place}: offsets {start}–{next_ - 1} were captured once, and no segment holds them now", state.life, start, next_
+            )
+        for segment in segments:
+            known = state.segments.get(segment.footer.start)
+            if known not in (None, segment.footer.self_checksum) and not segment.footer.level:
+                text = f"{segment.path}: is not the segment that the events were built from"
+                yield Problem(text, state.life, segment.footer.start, segment.footer.next)
+
+
+def _without(range_: tuple[int, int], held: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The parts of a range that none of these (ascending) cover."""
+    at, end = range_
+    for low, high in held:
+        if at < min(low, end):
+            yield at, min(low, end)
+        at = max(at, high)
+    if at < end:
+        yield at, end
+
+
+def _notes(manifest: Manifest | None, lives: Mapping[Life, list[Segment]]) -> Iterator[str]:
+    known = {state.life for state in manifest.lives} if manifest else set()
+    for life in sorted(lives.keys() - known):
+        end = max(segment.footer.next for segment in lives[life])
+        yield f"{life[0]}[{life[1]}] incarnation {life[2]} ends at offset {end}; nothing remembers whether it once went further"
+
+
+def _histories(folder: Path, manifest: Manifest | None, problems: Sequence[Problem]) -> pd.DataFrame:
+    """Whose records stand in the doubtful ranges, by the sorted events."""
+    names = ["aggregate", "aggregate_id", "steps", "topic", "partition", "first_offset", "last_offset"]
+    ranges = [problem for problem in problems if problem.life]
+    paths = [path for path in Events(folder, manifest).paths if not list(_readable(path))] if manifest and ranges else []
+    if not paths:
+        return pd.DataFrame(columns=names)
+    doubtful = pa.Table.from_pylist([
+        {"topic": one.life[0], "partition_id": one.life[1], "incarnation": one.life[2], "start": one.start, "next": one.next} for one in ranges if one.life
+    ])  # fmt: skip
+    with duckdb.connect() as con:
+        con.register("doubtful", doubtful)
+        found: pd.DataFrame = con.execute(
+            """select aggregate, aggregate_id, count(*) as steps, topic, partition_id as partition, min(record_offset) as first_offset,
+                max(record_offset) as last_offset from read_parquet($paths) as held
+            where aggregate <> '' and exists (from doubtful where doubtful.topic = held.topic and doubtful.partition_id = held.partition_id
+                and doubtful.incarnation = held.incarnation and record_offset >= doubtful.start and record_offset < doubtful.next)
+            group by all order by all""",
+            {"paths": [str(path) for path in paths]},
+        ).df()
+    return found
 
 
 def _derived(manifest: Manifest | None) -> list[str]:
@@ -116,10 +227,10 @@ def _derived(manifest: Manifest | None) -> list[str]:
     )
 
 
-def _readable(path: Path) -> Iterator[str]:
+def _readable(path: Path) -> Iterator[Problem]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for at in range(file.num_row_groups):
                 file.read_row_group(at)
     except (OSError, pa.ArrowException) as exc:
-        yield f"{path}: derived file missing or damaged ({exc}); delete the folder events/ and it is built again"
+        yield Problem(f"{path}: derived file missing or damaged ({exc}); delete the folder events/ and it is built again")
