@@ -376,7 +376,7 @@ class Lag:
         drawn: Drawn = charts.lag(
             buckets.thin(fine, "partition", highs=["lag", "lag_s"], most=PARTS, heights=highest),
             buckets.thin(everything, "partition", highs=["lag", "lag_s"], most=SUMS),
-            self._unknown_ranges()[:RANGES],
+            self._unknown_ranges(),
             group=self.group,
             partitions=[part.name for part in parts],
             zone=self.clock.zone,
@@ -397,18 +397,13 @@ class Lag:
 
     def _unknown_ranges(self) -> list[tuple[dt.datetime, dt.datetime, str]]:
         """Where the lag of some partitions is not known, and of which: the longest ranges first."""
-        unknown = self._totals["unknown"].to_numpy()
-        times = self._totals["time"].to_pylist()
-        if not len(times):
-            return []
-        firsts = np.flatnonzero(np.diff(unknown, prepend=-1))
-        bounds = [*firsts, len(times) - 1]
-        ranges = [(times[low], times[high], int(unknown[low])) for low, high in pairwise(bounds) if unknown[low] and high > low]
-        ranges.sort(key=lambda one: one[0] - one[1])
-        return [
-            (low, high, f"{self.at(low).unknown[0]}" + (f" and {count - 1} more" if count > 1 else ""))
-            for low, high, count in ranges[:RANGES]
+        unknown, times = self._totals["unknown"].to_numpy(), self._totals["time"]
+        bounds = [*np.flatnonzero(np.diff(unknown, prepend=-1)).tolist(), len(unknown) - 1]
+        found = [
+            (times[low].as_py(), times[high].as_py(), int(unknown[low])) for low, high in pairwise(bounds) if unknown[low] and high > low
         ]
+        longest = sorted(found, key=lambda one: one[0] - one[1])[:RANGES]
+        return [(low, high, self.at(low).unknown[0] + (f" and {count - 1} more" if count > 1 else "")) for low, high, count in longest]
 
     # --- faces
 

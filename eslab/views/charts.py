@@ -178,7 +178,9 @@ def _told_s(seconds: float | None) -> str:
 
 
 def _up(field: str, title: str, form: str, *, zero: bool = True) -> alt.Y:
-    axis = {"format": form, "gridOpacity": 0.3, "tickCount": 5} | ({"tickMinStep": 1} if form == ",d" else {})
+    axis = {"format": form, "gridOpacity": 0.3, "tickCount": 5} | (
+        {"labelExpr": "datum.value % 1 ? '' : datum.label"} if form == ",d" else {}
+    )
     return alt.Y(f"{field}:Q", title=title, scale={"zero": zero}, axis=axis)
 
 
