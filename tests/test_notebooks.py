@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import eslab
+from eslab.lag import Stalls
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = '"../data/shop"'  # as every notebook names it
@@ -105,3 +106,31 @@ def test_the_new_projection_differs_by_the_second_version_of_an_event_and_by_its
     assert table(values, "parted", "aggregate_id")["aggregate_id"][0] == odd.index[0] == "ord-4375"
     assert table(values, "created").to_dict("list") == {"created": [2], "orders": [len(odd)]}
     assert values[-1] == 0
+
+
+def test_the_stall_is_found_since_when_how_long_and_how_far(shop):
+    values = shown("03-lag.ipynb", shop)
+    planted = truth(shop)["stalled"]
+    of_read_model, of_billing = [value for value in values if isinstance(value, Stalls)]
+    assert (len(of_read_model.df()), len(of_billing.df())) == (4, 0)  # one for each partition
+    stalls = of_read_model.df()
+    assert set(stalls["topic"]) == {planted["topic"]}
+    sample = pd.Timedelta(minutes=1)  # positions are known once a minute; it stands still from the first order after it stopped
+    begin, end = pd.Timestamp(planted["from"]), pd.Timestamp(planted["to"])
+    assert stalls["since"].between(begin, begin + sample).all()
+    assert stalls["moved"].between(end, end + sample).all()
+    assert stalls["peak_at"].between(end - sample, end + sample).all()
+    wrong = values[-3]
+    assert wrong.sum() == len(wrong_orders(shop))
+
+
+def wrong_orders(shop: Path) -> set[str]:
+    """Orders that a record of their topic told of, before 14:30 and after the group had stopped: those whose state the page had wrong or lacked."""
+    planted = truth(shop)["stalled"]
+    rows = eslab.Lab(shop, tz="Europe/Berlin").sql(
+        """select distinct data ->> '$.orderId' from events
+        where topic = 'orders' and recorded_at > $begin and recorded_at <= $at and (data ->> '$.status') is not null""",
+        begin=pd.Timestamp(planted["from"]).to_pydatetime(),
+        at=pd.Timestamp("2026-03-12T14:30:00+01:00").to_pydatetime(),
+    )
+    return {order for (order,) in rows.fetchall()}
