@@ -308,7 +308,7 @@ def _digits(value: Any) -> Any:
     return [_digits(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _state(text: str) -> Any:
+def state_of(text: str) -> Any:
     """A state as `World.arrow` writes it."""
     return json.loads(text, object_hook=lambda one: Decimal(one["$decimal"]) if one.keys() == {"$decimal"} else one)
 
@@ -416,7 +416,7 @@ def world_differences(
     """Where a replay is not the oracle's world, with and without the ended keys."""
     for ended in (False, True):
         world = lab.replay(aggregate, at=at, ended=ended, progress=False)
-        found = {row["aggregate_id"]: (row["version"], canonical(_state(row["state"]))) for row in world.arrow().to_pylist()}
+        found = {row["aggregate_id"]: (row["version"], canonical(state_of(row["state"]))) for row in world.arrow().to_pylist()}
         wanted = {
             identity: (version, canonical(state)) for identity, (version, state) in oracle.world(aggregate, held, ended=ended).items()
         }

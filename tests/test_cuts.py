@@ -1,7 +1,6 @@
 """Every way to name a cut, held against the oracle; and what a cut says of the lab that it is used on."""
 
 import datetime as dt
-import json
 import random
 import tempfile
 import threading
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logs import CI, captured, logs, made, new_lab, snapshot
+from logs import CI, captured, logs, made, new_lab, snapshot, state_of
 from oracle import Oracle, canonical
 
 from eslab import Coordinates, Cut, Lab, Record, cuts
@@ -418,5 +417,5 @@ def test_what_had_happened_within_a_cut_is_the_oracles(log, seed):
 
         for aggregate in {key[0] for key in oracle.keys}:
             world = lab.replay(aggregate, at=other.happened, clock="happened", cut=cut, progress=False)
-            found = {row["aggregate_id"]: (row["version"], canonical(json.loads(row["state"]))) for row in world.arrow().to_pylist()}
+            found = {row["aggregate_id"]: (row["version"], canonical(state_of(row["state"]))) for row in world.arrow().to_pylist()}
             assert found == {key: (version, canonical(state)) for key, (version, state) in oracle.world(aggregate, held).items()}
