@@ -17,7 +17,8 @@ from eslab.lab import Lab
 from eslab.lag import Lag, Stalls, Standing
 from eslab.model import MISSING, TOMBSTONE, Change, Coordinates, Cut, Event, Record
 from eslab.play import play
-from eslab.projection import Projection
+from eslab.projection import Projection, SqlProjection
+from eslab.sqlworld import SqlWorld
 from eslab.throughput import Throughput
 from eslab.views.offline import use_offline_charts
 from eslab.world import World
@@ -39,6 +40,8 @@ __all__ = [
     "Lag",
     "Projection",
     "Record",
+    "SqlProjection",
+    "SqlWorld",
     "Stalls",
     "Standing",
     "State",

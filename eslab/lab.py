@@ -8,19 +8,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import duckdb
 import pandas as pd
 
-from eslab import building, compare, cuts, history, replay, sql, verify, watching
+from eslab import building, compare, cuts, history, replay, sql, sqlworld, verify, watching
 from eslab.bookmarks import Bookmarks
 from eslab.capture import CapturePlan, Offsets, capture, plan
 from eslab.compare import Comparison
 from eslab.contents import Gaps, Info, Snapshot, span, told_of
 from eslab.cuts import Clock
-from eslab.errors import ConfigError, LabBusy, MomentError, NotALab
+from eslab.errors import ConfigError, LabBusy, MomentError, NotALab, ProjectionError
 from eslab.events import Events, Manifest, newest_manifest
 from eslab.history import History
 from eslab.lag import Lag, groups, open_lag
@@ -30,11 +30,12 @@ from eslab.merging import merge
 from eslab.model import Coordinates, Cut, Selection
 from eslab.positions import read_samples
 from eslab.progress import Bar
-from eslab.projection import MergeProjection, Projection
+from eslab.projection import MergeProjection, Projection, SqlProjection
 from eslab.search import Found, find_anything
 from eslab.segments import Log, is_writing, writer_lock
 from eslab.sources import Source, TopicPartition
 from eslab.sources.opening import open_groups, open_source
+from eslab.sqlworld import SqlWorld
 from eslab.throughput import Throughput, open_throughput
 from eslab.transactions import waiting
 from eslab.watching import Watch
@@ -70,6 +71,7 @@ class Lab:
         self._trusted, self._say = trusted, say
         self._seen: tuple[tuple[object, ...], Events] | None = None
         self._connection: tuple[int, duckdb.DuckDBPyConnection] | None = None
+        self._macros: dict[str, SqlProjection] = {}
         self._told: set[tuple[Cut, str]] = set()
 
     # --- capturing
@@ -306,8 +308,9 @@ class Lab:
         """
         events = self._now()
         selection = self._selection(events, at, clock, cut)
-        return history.open_history(events, aggregate, str(aggregate_id), projection or self._default(aggregate), selection, self._clock())
+        return history.open_history(events, aggregate, str(aggregate_id), self._folded(projection or aggregate), selection, self._clock())
 
+    @overload
     def replay(
         self,
         projection: Projection | str,
@@ -318,15 +321,42 @@ class Lab:
         clock: str = "recorded",
         cut: Cut | None = None,
         progress: bool = True,
-    ) -> World:
+    ) -> World: ...
+    @overload
+    def replay(
+        self,
+        projection: SqlProjection,
+        *,
+        at: str | dt.datetime | Cut | None = None,
+        clock: str = "recorded",
+        cut: Cut | None = None,
+        progress: bool = True,
+    ) -> SqlWorld: ...
+    def replay(
+        self,
+        projection: Projection | SqlProjection | str,
+        *,
+        at: str | dt.datetime | Cut | None = None,
+        keys: Sequence[str] | None = None,
+        ended: bool = False,
+        clock: str = "recorded",
+        cut: Cut | None = None,
+        progress: bool = True,
+    ) -> World | SqlWorld:
         """Fold a projection (or, by an aggregate's name, the default one) over every aggregate until a moment; over `keys` alone if they are given.
 
         `clock="happened"` takes `at` as the time in the payloads: of all that is captured, or of a `cut`.
         Keys that a tombstone ended are left out unless `ended`. A handler that raises fails its key: see `World.failed`.
+        A SQL projection is one query over what had come until then: it has neither `keys` nor `ended`.
         """
         events = self._now()
-        chosen = self._default(projection) if isinstance(projection, str) else projection
-        todo = replay.plan(events, chosen, self._selection(events, at, clock, cut), keys=keys, ended=ended)
+        selection = self._selection(events, at, clock, cut)
+        if isinstance(projection, SqlProjection):
+            if keys is not None or ended:
+                raise ProjectionError(f"SQL projection {projection.name!r} has no keys: say which in its query, and drop keys= and ended=")
+            return sqlworld.evaluate(events, self._log, projection, selection, tz=self._zone, trusted=self._trusted)
+        chosen = self._folded(projection)
+        todo = replay.plan(events, chosen, selection, keys=keys, ended=ended)
         with Bar(f"replaying {chosen.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
             return replay.run(todo, on_rows=bar.count)
 
@@ -346,7 +376,7 @@ class Lab:
         Both are folded in one pass; a handler that raises fails its key, on its side. The options are those of `replay`.
         """
         events = self._now()
-        sides = [self._default(one) if isinstance(one, str) else one for one in (left, right)]
+        sides = [self._folded(one) for one in (left, right)]
         selection = self._selection(events, at, clock)
         with Bar(f"comparing {sides[0].name} with {sides[1].name}", unit="steps", shown=progress) as bar:
             return compare.compare(events, sides[0], sides[1], selection, self._clock(), keys=keys, ended=ended, on_rows=bar.count)
@@ -356,14 +386,29 @@ class Lab:
 
         Returns DuckDB's relation: `.df()`, `.to_arrow_table()`. A DataFrame of the caller joins by its name. Raises `QueryError`.
         """
-        events = self._now()
-        if self._connection is None or self._connection[0] != events.manifest.number:
-            tz = self.tz.key if self.tz else None
-            self._connection = (events.manifest.number, sql.connect(events, self._log, tz=tz, trusted=self._trusted))
         try:
-            return self._connection[1].sql(query, params=parameters or None)
+            return self._sql().sql(query, params=parameters or None)
         except duckdb.Error as exc:
             raise sql.one_line(exc) from exc
+
+    def register(self, projection: SqlProjection) -> None:
+        """Make a SQL projection a macro of `lab.sql`: `from revenue_as_of(TIMESTAMPTZ '...')`. For this object alone: nothing is stored; the same name again replaces it."""
+        sqlworld.register(self._sql(), self._now(), projection)
+        self._macros[projection.name] = projection
+
+    def _sql(self) -> duckdb.DuckDBPyConnection:
+        """The connection over the newest events, with a macro for each SQL projection that was registered."""
+        events = self._now()
+        if self._connection is None or self._connection[0] != events.manifest.number:
+            con = sql.connect(events, self._log, tz=self._zone, trusted=self._trusted)
+            self._connection = (events.manifest.number, con)
+            for projection in self._macros.values():
+                sqlworld.register(con, events, projection)
+        return self._connection[1]
+
+    @property
+    def _zone(self) -> str | None:
+        return self.tz.key if self.tz else None
 
     def find(self, anything: str) -> Found:
         """Where an id is known: as an aggregate's, an event's, a correlation, a causation, a trace, a record key."""
@@ -443,8 +488,13 @@ class Lab:
         size = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file()) if self.path.exists() else 0
         return Info(self.path, events.manifest, len(list(self._log.holes())), size, self._clock())
 
-    def _default(self, aggregate: str) -> Projection:
-        return MergeProjection(aggregate, read_mapping(self.path).elements(aggregate))
+    def _folded(self, projection: Projection | str) -> Projection:
+        """The projection; by an aggregate's name, its default one."""
+        if isinstance(projection, str):
+            return MergeProjection(projection, read_mapping(self.path).elements(projection))
+        if not isinstance(projection, Projection):
+            raise ProjectionError(f"{projection!r:.80} folds no events; give an eslab.Projection, or the name of an aggregate")
+        return projection
 
     def _selection(self, events: Events, at: str | dt.datetime | Cut | None, clock: str = "recorded", cut: Cut | None = None) -> Selection:
         chosen = cuts.select(events, at, clock=self._clock(), by=clock, cut=cut)

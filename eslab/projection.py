@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from eslab.errors import ProjectionError
 from eslab.model import EACH, TOMBSTONE, Event, Path
 
-__all__ = ["Handler", "MergeProjection", "Projection"]
+__all__ = ["Handler", "MergeProjection", "Projection", "SqlProjection"]
 
 Handler = Callable[[Any, Event], Any]
 _F = TypeVar("_F", bound=Handler)
@@ -79,6 +80,24 @@ class Projection:
 
     def __repr__(self) -> str:
         return f"<Projection {self.name} v{self.version} of {self.aggregate}: {', '.join(self.types) or 'no handlers'}>"
+
+
+@dataclass(frozen=True, slots=True)
+class SqlProjection:
+    """A projection as one query over `events` and `history`, which hold what the selection of a replay does.
+
+    `lab.replay(projection, at=...)` answers it; `lab.register(projection)` makes it a macro of `lab.sql`.
+    """
+
+    name: str
+    query: str
+    version: int = field(default=1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ProjectionError("a SQL projection has a name, which its macro is called by")
+        if not isinstance(self.query, str):
+            raise ProjectionError(f"SQL projection {self.name!r}: the query is a text, not {type(self.query).__name__}")
 
 
 class MergeProjection(Projection):

@@ -26,11 +26,27 @@ from eslab.decode import EARLIEST_MS, LATEST_MS, json_path
 from eslab.errors import LabError, QueryError
 from eslab.events import Events, manifest_name
 from eslab.mapping import read_mapping
+from eslab.model import Cut, Selection
 from eslab.quoting import identifier, literal
 from eslab.segments import Log, enough_disk, reaches
 from eslab.transactions import Transactions
 
-__all__ = ["connect", "identifier", "is_current", "literal", "one_line", "query", "renamed", "statements", "table", "write_database"]
+__all__ = [
+    "ORDER",
+    "as_of_names",
+    "bounded",
+    "connect",
+    "identifier",
+    "is_current",
+    "literal",
+    "one_line",
+    "query",
+    "renamed",
+    "rows",
+    "statements",
+    "table",
+    "write_database",
+]
 
 EVENT_COLUMNS = [
     "event_id", "event_type", "event_version", "source", "recorded_at", "timestamp_type", "happened_at", "order_at",
@@ -43,8 +59,8 @@ ORDER = "order_at, topic, partition_id, incarnation, record_offset"
 """The lab's total order."""
 
 
-def rows(events: Events, *, newest: bool = True, under: Path | None = None) -> str:
-    """The sorted events as a SQL relation; of the newest incarnations alone, or of all."""
+def rows(events: Events, *, newest: bool = True, selection: Selection | None = None, under: Path | None = None) -> str:
+    """The sorted events as a SQL relation: what a selection holds; without one all of the newest incarnations, or of all."""
     paths = events.paths
     if not paths:
         names = ["aggregate", "aggregate_id", "first", "kind", "problem", *EVENT_COLUMNS]
@@ -54,6 +70,11 @@ def rows(events: Events, *, newest: bool = True, under: Path | None = None) -> s
             + " where false)"
         )
     relation = f"read_parquet([{_files(paths, under)}])"
+    if selection is not None and selection.happened_until is not None:
+        until = literal(selection.happened_until.isoformat())
+        relation = f"(from {relation} where coalesce(happened_at, recorded_at, order_at) <= {until}::timestamptz)"
+    if selection is not None and selection.cut != events.cut:
+        return f"(from {relation} where {_before(selection.cut)})"
     lives = events.manifest.newest
     if not newest or not any(lives.values()):
         return relation
@@ -61,24 +82,34 @@ def rows(events: Events, *, newest: bool = True, under: Path | None = None) -> s
     return f"(from {relation} where (topic, partition_id, incarnation) in ({named}))"
 
 
+def _before(cut: Cut) -> str:
+    """Whether a row lies before a cut: its topic's next offsets by partition and incarnation, as one literal each."""
+    topics: dict[str, dict[tuple[int, int], int]] = {}
+    for (topic, partition, incarnation), next_ in cut.offsets.items():
+        topics.setdefault(topic, {})[partition, incarnation] = next_
+    whens = []
+    for topic, nexts in topics.items():
+        partitions = max(partition for partition, _ in nexts) + 1
+        lives = [[nexts.get((partition, life), 0) for partition in range(partitions)] for life in range(max(life for _, life in nexts) + 1)]
+        whens.append(f"when {literal(topic)} then {lives}[incarnation + 1][partition_id + 1]")
+    return f"record_offset < case topic {' '.join(whens)} else 0 end" if whens else "false"
+
+
 def _files(paths: Iterable[Path], under: Path | None) -> str:
     return ", ".join(literal(str(path.relative_to(under) if under else path)) for path in paths)
 
 
-def statements(events: Events, log: Log, *, relative: bool = False) -> list[str]:
-    """The CREATE statements of every view. With `relative`, paths are relative to the lab's folder."""
+def statements(events: Events, log: Log, *, selection: Selection | None = None, relative: bool = False) -> list[str]:
+    """The CREATE statements of every view and macro. With `relative`, paths are relative to the lab's folder.
+
+    With a selection `events`, `history`, `problems` and the typed relations are what it holds; `records` and `gaps` are the log's.
+    """
     under = events.folder if relative else None
-    source = rows(events, under=under)
-    columns = ", ".join(EVENT_COLUMNS)
+    source = rows(events, selection=selection, under=under)
     gaps = events.manifest.gaps
     gaps_from = f"read_parquet({_files([events.folder / 'events' / gaps], under)})" if gaps else None
     out = [
-        f"create view events as select {columns} from {source} where first and kind = 'event'",
-        f"""create view history as select aggregate, aggregate_id,
-            (row_number() over (partition by aggregate, aggregate_id order by {ORDER}))::bigint as version, kind, problem, {columns}
-            from {source} where aggregate <> ''""",
-        f"""create view problems as select topic, partition_id, incarnation, record_offset, recorded_at, record_key, problem
-            from {source} where first and kind = 'undecodable'""",
+        *(f"create view {name} as {query}" for name, query in bounded(source).items()),
         f"create view records as {_records(log, events, under)}",
         f"create view gaps as select * from {gaps_from}"
         if gaps_from
@@ -93,6 +124,19 @@ def statements(events: Events, log: Log, *, relative: bool = False) -> list[str]
     ]
     out += [f"create view types.{identifier(names[one])} as {_typed(one, fields)}" for one, fields in sorted(events.manifest.types.items())]
     return out
+
+
+def bounded(source: str) -> dict[str, str]:
+    """The relations that a moment bounds, over sorted events."""
+    columns = ", ".join(EVENT_COLUMNS)
+    return {
+        "events": f"select {columns} from {source} where first and kind = 'event'",
+        "history": f"""select aggregate, aggregate_id,
+            (row_number() over (partition by aggregate, aggregate_id order by {ORDER}))::bigint as version, kind, problem, {columns}
+            from {source} where aggregate <> ''""",
+        "problems": f"""select topic, partition_id, incarnation, record_offset, recorded_at, record_key, problem
+            from {source} where first and kind = 'undecodable'""",
+    }
 
 
 def as_of_names(names: Iterable[str]) -> dict[str, str]:
@@ -184,8 +228,10 @@ def _distinct_names(names: Iterable[str], taken: set[str]) -> dict[str, str]:
     return out
 
 
-def connect(events: Events, log: Log, *, tz: str | None, trusted: bool = True) -> duckdb.DuckDBPyConnection:
-    """An in-memory connection with every view, which sees a caller's DataFrames by name.
+def connect(
+    events: Events, log: Log, *, tz: str | None, trusted: bool = True, selection: Selection | None = None
+) -> duckdb.DuckDBPyConnection:
+    """An in-memory connection with every view, of all that is captured or of a selection, which sees a caller's DataFrames by name.
 
     For a stranger's lab (`trusted=False`) nothing but its own folder can be read, and DataFrames join by `register`.
     """
@@ -198,7 +244,7 @@ def connect(events: Events, log: Log, *, tz: str | None, trusted: bool = True) -
         con.execute(f"set allowed_directories = [{literal(str(events.folder) + '/')}]")
         con.execute("set enable_external_access = false")
         con.execute("set lock_configuration = true")
-    for statement in statements(events, log):
+    for statement in statements(events, log, selection=selection):
         con.execute(statement)
     return con
 
