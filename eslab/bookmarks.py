@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 import pandas as pd
+import pyarrow as pa
 
 from eslab.errors import ConfigError, MomentError
 from eslab.model import Cut
@@ -65,6 +66,10 @@ class Bookmarks(Mapping[str, Cut]):
     def df(self) -> pd.DataFrame:
         """One row per bookmark: name, cut (how it was asked for), records (how many offsets lie before it)."""
         return pd.DataFrame(self._rows(), columns=["name", "cut", "offsets"])
+
+    def arrow(self) -> pa.Table:
+        """What `df` has, in Arrow."""
+        return pa.Table.from_pandas(self.df(), preserve_index=False)
 
     def __repr__(self) -> str:
         return (

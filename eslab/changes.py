@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import pandas as pd
+import pyarrow as pa
 
-from eslab.model import MISSING, Change, Path, format_path
+from eslab.model import MISSING, Change, Path, format_path, pack_state
 from eslab.views import tables
 
 __all__ = ["Changes", "diff", "same"]
@@ -50,6 +51,13 @@ class Changes(Sequence[Change]):
         """One row per changed path: path (text), before, after (or what the sides are called); a side that is not there is `MISSING`."""
         rows = [(format_path(change.path), change.before, change.after) for change in self]
         return pd.DataFrame(rows, columns=["path", *self.sides], dtype=object).astype({"path": "str"})
+
+    def arrow(self) -> pa.Table:
+        """What `df` has, in Arrow: the sides as JSON (`Decimal` and `datetime` as docs/format.md writes them), null where one is not there."""
+        columns: dict[str, list[str | None]] = {"path": [format_path(one.path) for one in self]}
+        for side, values in zip(self.sides, ([one.before for one in self], [one.after for one in self]), strict=True):
+            columns[side] = [None if value is MISSING else pack_state(value).decode() for value in values]
+        return pa.table(columns, pa.schema([(name, pa.string()) for name in columns]))
 
 
 def diff(before: Any, after: Any, *, sides: tuple[str, str] = ("before", "after")) -> Changes:

@@ -23,6 +23,7 @@ from eslab.model import MISSING, Coordinates, Selection, format_path, unpack_sta
 from eslab.parting import GROUPS, Parted, part, unpack_changes, unpack_failure
 from eslab.projection import Projection
 from eslab.views import compare as drawn
+from eslab.views.tables import visible
 
 __all__ = ["Comparison", "Difference", "Divergence", "compare"]
 
@@ -31,7 +32,7 @@ SIDES: Final = ("left", "right")
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The first event after which the two sides are not the same, and the paths in which they differ then."""
+    """The first event after which the two sides are not the same, and the paths in which they differ then (the first thousand)."""
 
     version: int
     event_id: str | None
@@ -42,7 +43,10 @@ class Divergence:
 
     def __repr__(self) -> str:
         what = f"{self.event_type or 'undecodable'} {self.event_id or self.coordinates}"
-        return f"<Divergence at version {self.version}: {what}, in {_paths(self.paths)}>"
+        return visible(f"<Divergence at version {self.version}: {what}, in {_paths(self.paths)}>")
+
+    def _repr_html_(self) -> str:
+        return drawn.parting(_parting(self, str), SIDES)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +65,7 @@ class Difference:
     failures: tuple[Failure | None, Failure | None]
     _packed: tuple[bytes | None, bytes | None]
     _histories: Callable[[], tuple[History, History]]
+    clock: Clock
 
     @property
     def left(self) -> Any:
@@ -101,20 +106,23 @@ class Difference:
     def __repr__(self) -> str:
         failed = "; ".join(f"{side} failed: {one.error}" for side, one in _failed(self.failures))
         said = [self.group.replace("_", " "), _paths(self.paths) if self.paths else "", failed]
-        return f"<Difference of {self.key}: {', '.join(filter(None, said))}{f'; {self.divergence!r}' if self.divergence else ''}>"
+        return visible(f"<Difference of {self.key}: {', '.join(filter(None, said))}{f'; {self.divergence!r}' if self.divergence else ''}>")
 
     def _repr_html_(self) -> str:
-        return drawn.detail(_detail(self, str))
+        return drawn.detail(_detail(self))
 
 
-def _detail(one: Difference, show: Callable[[dt.datetime | None], str]) -> drawn.Detail:
+def _detail(one: Difference) -> drawn.Detail:
     left, right = one.left, one.right
+    changes = Changes([]) if any(one.failures) else diff(left, right)
+    rows, more = ([], 0) if left is MISSING and right is MISSING else _beside(left, right, changes)
     return drawn.Detail(
         key=one.key,
         group=one.group,
         names=one.names,
-        rows=[] if left is MISSING and right is MISSING else list(_beside(left, right, one.paths)),
-        parted=None if one.divergence is None else _parting(one.divergence, show),
+        rows=rows,
+        more=more,
+        parted=None if one.divergence is None else _parting(one.divergence, one.clock.show),
         failures=[f"{side} failed: {failure.error} (at {failure.event_id or failure.at})" for side, failure in _failed(one.failures)],
     )
 
@@ -123,19 +131,23 @@ def _failed(failures: tuple[Failure | None, Failure | None]) -> list[tuple[str, 
     return [(side, one) for side, one in zip(SIDES, failures, strict=True) if one is not None]
 
 
-def _beside(left: Any, right: Any, changes: Changes) -> Iterator[tuple[drawn.Pathed, bool]]:
-    """Two states as rows: each top-level field, and where it differs, each path in it that does."""
+def _beside(left: Any, right: Any, changes: Changes) -> tuple[list[tuple[drawn.Pathed, bool]], int]:
+    """Two states as rows: each top-level field, and where it differs, each path in it that does; and how many rows there was no room for."""
     if not isinstance(left, dict) or not isinstance(right, dict):
-        yield ("(all)", left, right), bool(changes)
-        return
-    differing: dict[Any, list[drawn.Pathed]] = {}
-    for one in changes:
-        differing.setdefault(one.path[0], []).append((format_path(one.path), one.before, one.after))
-    for name in [*left, *(name for name in right if name not in left)]:
+        return [(("(all)", left, right), bool(changes))], 0
+    names = dict.fromkeys([*left, *right])
+    differing: dict[Any, list[drawn.Pathed]] = {one.path[0]: [] for one in changes}
+    for one in changes[: drawn.ROWS]:  # what differs goes before what does not
+        differing[one.path[0]].append((format_path(one.path), one.before, one.after))
+    room = drawn.ROWS - len(changes[: drawn.ROWS])
+    rows: list[tuple[drawn.Pathed, bool]] = []
+    for name in names:
         if name in differing:
-            yield from ((pathed, True) for pathed in differing[name])
-        else:
-            yield (format_path((name,)), left[name], right[name]), False
+            rows += [(pathed, True) for pathed in differing[name]]
+        elif room:
+            room -= 1
+            rows.append(((format_path((name,)), left[name], right[name]), False))
+    return rows, len(changes) + len(names) - len(differing) - len(rows)
 
 
 def _parting(parted: Divergence, show: Callable[[dt.datetime | None], str]) -> drawn.Parting:
@@ -145,7 +157,8 @@ def _parting(parted: Divergence, show: Callable[[dt.datetime | None], str]) -> d
         event_id=parted.event_id or str(parted.coordinates),
         recorded=show(parted.recorded_at),
         at=str(parted.coordinates),
-        paths=[(format_path(one.path) or "(all)", one.before, one.after) for one in parted.paths],
+        paths=[(format_path(one.path) or "(all)", one.before, one.after) for one in parted.paths[: drawn.ROWS]],
+        more=max(0, len(parted.paths) - drawn.ROWS),
     )
 
 
@@ -211,7 +224,7 @@ class Comparison(Mapping[str, Difference]):
             over = f" ({self.ended:,} that ended on both sides are left out; ended=True takes them in)" if self.ended else ""
             raise UnknownId(f"no {self.left.aggregate} {key!r} in this comparison of {sum(self.counts.values()):,}{over}")
         steps = same[0].column("steps")[same[1]].as_py()
-        return Difference(key, "equal", self._names, steps, None, (None, None), (None, None), lambda: self._histories(key))
+        return Difference(key, "equal", self._names, steps, None, (None, None), (None, None), lambda: self._histories(key), self._clock)
 
     def arrow(self) -> pa.Table:
         """One row per key on which the two do not agree: what `df` has, and the states `left` and `right` as JSON (`Decimal` and `datetime` as docs/format.md writes them)."""
@@ -263,7 +276,15 @@ class Comparison(Mapping[str, Difference]):
             )
         failures = (unpack_failure(key, row["left_failure"]), unpack_failure(key, row["right_failure"]))
         return Difference(
-            key, row["group"], self._names, row["steps"], divergence, failures, (row["left"], row["right"]), lambda: self._histories(key)
+            key,
+            row["group"],
+            self._names,
+            row["steps"],
+            divergence,
+            failures,
+            (row["left"], row["right"]),
+            lambda: self._histories(key),
+            self._clock,
         )
 
     def _histories(self, key: str) -> tuple[History, History]:
@@ -310,7 +331,7 @@ class Comparison(Mapping[str, Difference]):
         return f"{total:,} {self.left.aggregate} keys from {self.steps:,} steps, {until or 'by a cut'}: {', '.join(said)}"
 
     def __repr__(self) -> str:
-        return f"<Comparison of {self._names[0]} with {self._names[1]}: {self._said()}>"
+        return visible(f"<Comparison of {self._names[0]} with {self._names[1]}: {self._said()}>")
 
     def _repr_html_(self) -> str:
         return drawn.html(self._view())
@@ -325,7 +346,7 @@ class Comparison(Mapping[str, Difference]):
             counts=[(group, self.counts[group]) for group in GROUPS] + [("healed", self._parted.healed)],
             keys=self._labels,
             total=len(self),
-            detail=lambda key: _detail(self[key], self._clock.show),
+            detail=lambda key: _detail(self[key]),
             step=lambda key: self[key].step(),
         )
 

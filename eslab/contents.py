@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from eslab.cuts import Clock
 from eslab.events import Manifest, Suspect, TopicCounts
@@ -66,6 +67,9 @@ class Snapshot:
         ]
         return f"<Snapshot of {self.url}: {self.captured:,} records captured{', of them ' + ', '.join(notes) if notes else ''}; {self.counts['records']:,} in the lab>"
 
+    def _repr_html_(self) -> str:
+        return f"<p>{tables.escape(repr(self).strip('<>'))}</p>"
+
 
 @dataclass(frozen=True, slots=True)
 class Info:
@@ -97,6 +101,10 @@ class Info:
     def notices(self) -> list[str]:
         """What deserves a word: suspect clocks."""
         return [told_of(state.life, suspect) for state in self.manifest.lives for suspect in state.suspects]
+
+    def arrow(self) -> pa.Table:
+        """What `df` has, in Arrow."""
+        return pa.Table.from_pandas(self.df(), preserve_index=False)
 
     def __repr__(self) -> str:
         if not self.manifest.topics:
@@ -145,6 +153,10 @@ class Gaps:
         """One row per gap: topic, partition, incarnation, start, next (exclusive), offsets, cause."""
         rows = [(*life, hole.start, hole.next, hole.next - hole.start, hole.cause) for life, hole in self._holes]
         return pd.DataFrame(rows, columns=["topic", "partition", "incarnation", "start", "next", "offsets", "cause"])
+
+    def arrow(self) -> pa.Table:
+        """What `df` has, in Arrow."""
+        return pa.Table.from_pandas(self.df(), preserve_index=False)
 
     def __repr__(self) -> str:
         causes = self.df().groupby("cause")["offsets"].agg(["count", "sum"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from eslab import cuts, stepping
 from eslab.changes import Changes, diff
@@ -18,7 +19,7 @@ from eslab.cuts import Clock
 from eslab.errors import MomentError, UnknownId, VersionOutOfRange
 from eslab.events import Events
 from eslab.folding import FOLD_COLUMNS, Rows, apply, events_of
-from eslab.model import Coordinates, Cut, Event, Selection, format_path
+from eslab.model import Coordinates, Cut, Event, Selection, format_path, pack_state
 from eslab.projection import Projection
 from eslab.views import tables
 
@@ -58,7 +59,13 @@ class Step:
     def __repr__(self) -> str:
         marks = f" [{', '.join(self.marks)}]" if self.marks else ""
         problem = f": {self.problem}" if self.problem else ""
-        return f"<Step {self.version}: {self.event.type or 'undecodable'} {self.event.id or self.event.coordinates}{marks}{problem}>"
+        return tables.visible(
+            f"<Step {self.version}: {self.event.type or 'undecodable'} {self.event.id or self.event.coordinates}{marks}{problem}>"
+        )
+
+    def _repr_html_(self) -> str:
+        problem = f"<p><strong>{tables.escape(self.problem)}</strong></p>" if self.problem else ""
+        return f"<p>{tables.escape(repr(self).strip('<>'))}</p>{problem}{self.changes._repr_html_()}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,13 +93,16 @@ class State:
     def __getitem__(self, key: Any) -> Any:
         return self.value[key]
 
-    def __repr__(self) -> str:
+    def _said(self) -> str:
         notes = "".join(f" ({note})" for note in (self.note, f"partial: {self.partial}" if self.partial else "") if note)
-        return f"{self.aggregate} {self.aggregate_id} version {self.version}{notes}\n{tables.show(self.value)}"
+        return f"{self.aggregate} {self.aggregate_id} version {self.version}{notes}"
+
+    def __repr__(self) -> str:
+        return tables.visible(f"{self._said()}\n{tables.show(self.value)}")
 
     def _repr_html_(self) -> str:
         items = self.value.items() if isinstance(self.value, dict) else [("", self.value)]
-        return tables.html(["field", "value"], items, caption=repr(self).splitlines()[0], empty="initial state, empty")
+        return tables.html(["field", "value"], items, caption=self._said(), empty="initial state, empty")
 
 
 class History(Sequence[Step]):
@@ -198,6 +208,12 @@ class History(Sequence[Step]):
             frame[name] = pd.to_datetime(frame[name], utc=True).dt.tz_convert(zone)
         return frame
 
+    def arrow(self) -> pa.Table:
+        """What `df` has, in Arrow: the states as JSON (`Decimal` and `datetime` as docs/format.md writes them)."""
+        frame = self.df().reset_index()
+        frame["state"] = [pack_state(state).decode() for state in frame["state"]]
+        return pa.Table.from_pandas(frame, preserve_index=False)
+
     def step(self, *, at: Moment = None, height: int = 560, limit: int = LIMIT) -> Stepper:
         """The debugger: a widget that steps through this history, opened at a moment (default: the last step); `height` in pixels.
 
@@ -239,7 +255,7 @@ class History(Sequence[Step]):
         return len(self) if at is None else self._position_of(self.at(at))
 
     def __repr__(self) -> str:
-        return f"<History of {self.aggregate} {self.aggregate_id}: {self._said()}>"
+        return tables.visible(f"<History of {self.aggregate} {self.aggregate_id}: {self._said()}>")
 
     def _said(self) -> str:
         if not self._list:

@@ -13,11 +13,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from eslab.errors import ConfigError, MomentError, ProjectionError
+from eslab.markup import Html, escape, grid, visible
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 __all__ = [
     "EACH",
@@ -104,6 +109,9 @@ class Coordinates(NamedTuple):
 
 
 # --- events -------------------------------------------------------------------------------------
+
+
+SHOWN: Final = 2000  # characters of an event's data in its view
 
 
 class Columns(Protocol):
@@ -226,7 +234,26 @@ class Event:
         return self.coordinates.offset
 
     def __repr__(self) -> str:
-        return f"<Event {self.type or 'undecodable'} {self.id or self.coordinates}>"
+        return visible(f"<Event {self.type or 'undecodable'} {self.id or self.coordinates}>")
+
+    def _repr_html_(self) -> str:
+        named = (
+            "id",
+            "version",
+            "source",
+            "recorded_at",
+            "happened_at",
+            "correlation_id",
+            "causation_id",
+            "trace_id",
+            "key",
+            "coordinates",
+        )
+        told = [(name, str(value)) for name in named if (value := getattr(self, name)) is not None]
+        text = self._rows.value("data", self._row) or ""
+        data = text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
+        rows = [[escape(name), escape(value)] for name, value in [*told, ("data", data)]]
+        return grid(["", ""], rows, left=[True, True], caption=str(self.type or "undecodable"))
 
     def _text(self, column: str) -> str | None:
         value = self._rows.value(column, self._row)
@@ -294,7 +321,25 @@ class Cut:
     def __repr__(self) -> str:
         parts = ", ".join(f"{_told(life)}<{next_}" for life, next_ in self.offsets.items())
         without = f"; without {', '.join(map(_told, self.excluded))}" if self.excluded else ""
-        return f"<Cut {self.label + ': ' if self.label else ''}{parts or 'nothing'}{without}>"
+        return visible(f"<Cut {self.label + ': ' if self.label else ''}{parts or 'nothing'}{without}>")
+
+    def _repr_html_(self) -> str:
+        rows = [[escape(_told(life)), Html(f"{next_:,}")] for life, next_ in self.offsets.items()]
+        without = f"<p>without {escape(', '.join(map(_told, self.excluded)))}</p>" if self.excluded else ""
+        return grid(["partition", "next offset"], rows, left=[True, False], caption=self.label) + without
+
+    def df(self) -> pd.DataFrame:
+        """One row per partition: topic, partition, incarnation, next (the offset that the cut ends before)."""
+        import pandas as pd  # noqa: PLC0415  # the values know no engine; who asks for a table gets one
+
+        rows = [(*life, next_) for life, next_ in self.offsets.items()]
+        return pd.DataFrame(rows, columns=["topic", "partition", "incarnation", "next"]).astype({"topic": "str"})
+
+    def arrow(self) -> pa.Table:
+        """What `df` has, in Arrow."""
+        import pyarrow as pa  # noqa: PLC0415  # as above
+
+        return pa.Table.from_pandas(self.df(), preserve_index=False)
 
     def to_json(self) -> str:
         """One line of JSON that `Cut.from_json` reads back."""
@@ -409,7 +454,7 @@ class Change:
     after: Any
 
     def __str__(self) -> str:
-        return f"{format_path(self.path) or '(all)'}: {_show(self.before)} → {_show(self.after)}"
+        return visible(f"{format_path(self.path) or '(all)'}: {_show(self.before)} → {_show(self.after)}")
 
 
 def _show(value: Any) -> str:

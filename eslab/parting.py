@@ -49,6 +49,7 @@ _PARTED: Final = pa.schema(
         ("changes", pa.binary()),  # what differs after that step
     ]
 )
+KEPT: Final = 1000  # changes at a divergence: a list that moves by one place may bring a million, of which nobody reads more
 _NEVER: Final = (None,) * 9
 
 
@@ -166,7 +167,7 @@ class _Pair:
     def _divergence(self, event: Event, version: int) -> tuple[Any, ...]:
         left, right = (MISSING if side.over and not self._ended_too else side.state for side in (self._left, self._right))
         type_ = "(tombstone)" if event.type is TOMBSTONE else event.type
-        return (version, type_, event.id, event.recorded_at, *event.coordinates, pack_changes(diff(left, right)))
+        return (version, type_, event.id, event.recorded_at, *event.coordinates, pack_changes(diff(left, right)[:KEPT]))
 
     def _packed(self, at: int) -> bytes | None:
         """The state that a side came to, packed; None where it failed or ended."""

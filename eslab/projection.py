@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 
 from eslab.errors import ProjectionError
 from eslab.model import EACH, TOMBSTONE, Event, Path
+from eslab.views import tables
 
 __all__ = ["Handler", "MergeProjection", "Projection", "SqlProjection"]
 
@@ -79,7 +80,11 @@ class Projection:
             raise ProjectionError(f'projection {self.name!r} has no handlers; add one with @{self.name}.on("...")')
 
     def __repr__(self) -> str:
-        return f"<Projection {self.name} v{self.version} of {self.aggregate}: {', '.join(self.types) or 'no handlers'}>"
+        return tables.visible(f"<Projection {self.name} v{self.version} of {self.aggregate}: {', '.join(self.types) or 'no handlers'}>")
+
+    def _repr_html_(self) -> str:
+        rows = [[str(one), getattr(handler, "__name__", str(handler))] for one, handler in self._handlers.items()]
+        return tables.html(["event type", "handler"], rows, caption=f"{self.name} v{self.version} of {self.aggregate}", empty="no handlers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,12 @@ class MergeProjection(Projection):
 
     def check(self) -> None:
         pass
+
+    def __repr__(self) -> str:
+        return f"<Projection {self.name}: merges the fields of data>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{tables.escape(repr(self).strip('<>'))}</p>"
 
     def _merge(self, state: Any, event: Event) -> Any:
         merged = dict(state)

@@ -15,6 +15,7 @@ from eslab.events import Events, Slice
 from eslab.folding import FOLD_COLUMNS, Failure, Fold, Rows, decoded, event_types, stretches
 from eslab.model import Event, Selection
 from eslab.projection import Projection
+from eslab.views import tables
 from eslab.world import World, WorldBuilder
 
 __all__ = ["ReplayPlan", "last_event", "may_miss", "plan", "run", "slices"]
@@ -34,7 +35,11 @@ class ReplayPlan:
 
     def __repr__(self) -> str:
         what = f"{len(self.keys):,} keys" if self.keys is not None else "every key"
-        return f"<ReplayPlan {self.projection.name} over {what} of {self.projection.aggregate}: {self.rows:,} rows in {self.files:,} files>"
+        told = f"{self.projection.name} over {what} of {self.projection.aggregate}: {self.rows:,} rows in {self.files:,} files"
+        return tables.visible(f"<ReplayPlan {told}>")
+
+    def _repr_html_(self) -> str:
+        return f"<p>{tables.escape(repr(self).strip('<>'))}</p>"
 
 
 def plan(

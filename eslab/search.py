@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 
 import pandas as pd
+import pyarrow as pa
 
 from eslab.cuts import Clock
 from eslab.events import Events
@@ -50,14 +51,17 @@ class Found:
             frame[name] = pd.to_datetime(frame[name], utc=True).dt.tz_convert(zone)
         return frame
 
+    def arrow(self) -> pa.Table:
+        """What `df` has, in Arrow."""
+        return pa.Table.from_pandas(self.df(), preserve_index=False)
+
     def __repr__(self) -> str:
         lines = [
             f"{self.what} is {kind} {name}: {count:,} from {self._clock.show(first)} to {self._clock.show(last)}"
             for kind, name, count, first, last in self._rows
         ]
-        return (
-            "\n".join(lines) or f"{self.what}: nothing captured has this id, as an aggregate, event, correlation, causation, trace or key"
-        )
+        nothing = f"{self.what}: nothing captured has this id, as an aggregate, event, correlation, causation, trace or key"
+        return tables.visible("\n".join(lines) or nothing)
 
     def _repr_html_(self) -> str:
         rows = [[kind, name, count, self._clock.show(first), self._clock.show(last)] for kind, name, count, first, last in self._rows]

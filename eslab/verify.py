@@ -57,6 +57,10 @@ class Verification:
         """One row per problem."""
         return pd.DataFrame({"problem": list(self.problems)}, dtype="str")
 
+    def arrow(self) -> pa.Table:
+        """What `df` has, in Arrow."""
+        return pa.Table.from_pandas(self.df(), preserve_index=False)
+
     def __repr__(self) -> str:
         looked = f"{self.segments:,} segments with {self.records:,} records and {self.derived:,} derived files"
         word = "every one as it was committed" if self.ok else f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"

@@ -79,7 +79,7 @@ class World(Mapping[str, Any]):
         return frame
 
     def __repr__(self) -> str:
-        return f"<World of {self.projection.name} v{self.projection.version}: {self._said()}>"
+        return tables.visible(f"<World of {self.projection.name} v{self.projection.version}: {self._said()}>")
 
     def _said(self) -> str:
         said = [f"{len(self):,} {self.projection.aggregate} states from {self.events:,} steps", self.selection.cut.label]

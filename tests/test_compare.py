@@ -293,7 +293,10 @@ def count_the_ended_as_there(monkeypatch):
 )
 def test_the_plain_loop_finds_a_planted_bug(tmp_path, monkeypatch, plant, kind):
     plant(monkeypatch)
-    lab = captured(tmp_path / "lab", made(200, seed=9))
+    log = made(200, seed=9)
+    born = b'{"eventType": "Created", "data": {"orderId": "dead"}}'
+    log.records.extend(eslab.Record(topic="orders", key=b"dead", timestamp_ms=at, value=value) for at, value in enumerate([born, None]))
+    lab = captured(tmp_path / "lab", log)
     assert list(comparison_differences(lab, Oracle(lab.path), *pair(kind)))
 
 

@@ -9,11 +9,11 @@ from typing import Any, Final
 from eslab.model import MISSING
 from eslab.views import tables
 
-__all__ = ["Detail", "Parting", "View", "detail", "html", "mimebundle", "side_by_side"]
+__all__ = ["Detail", "Parting", "View", "detail", "html", "mimebundle", "parting", "side_by_side"]
 
 FOLDED: Final = 20  # keys in the static view
 LISTED: Final = 300  # keys in the list of the widget; more are found by the search
-ROWS: Final = 60  # of two states
+ROWS: Final = 60  # of two states: what differs comes first
 SEARCHED: Final = 12  # keys from which on a search is offered
 
 MEANING: Final = {
@@ -41,16 +41,18 @@ class Parting:
     recorded: str
     at: str
     paths: Sequence[Pathed]
+    more: int
 
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One key: its two states row by row, each with whether it differs."""
+    """One key: its two states row by row, each with whether it differs, and how many rows more there are."""
 
     key: str
     group: str
     names: tuple[str, str]
     rows: Sequence[tuple[Pathed, bool]]
+    more: int
     parted: Parting | None
     failures: Sequence[str]
 
@@ -97,29 +99,27 @@ def detail(told: Detail) -> str:
     """One key: where it parted, why it failed, and its two states side by side with what differs marked."""
     parts = [f"<p>{_bold(told.key)}: {_group(told)}</p>", *(f"<p>{_bold(failure)}</p>" for failure in told.failures)]
     if told.parted:
-        first = told.parted
-        parts.append(
-            f"<p>First differ after {_bold(f'version {first.version}: {first.event_type}')} {tables.escape(first.event_id)}, recorded "
-            f"{tables.escape(first.recorded)} at {tables.escape(first.at)}; there:</p>"
-        )
-        parts.append(_table("path", told.names, [(pathed, False) for pathed in first.paths]))
+        parts.append(parting(told.parted, told.names))
     elif told.group not in ("equal", "healed"):
         parts.append("<p>The two never differed before that.</p>")
     if told.rows:
         parts.append("<p>At the end; what differs is marked:</p>")
-        parts.append(_table("field", told.names, told.rows))
+        parts.append(_table("field", told.names, told.rows, told.more))
     return "".join(parts)
 
 
-def _table(what: str, names: tuple[str, str], rows: Sequence[tuple[Pathed, bool]]) -> str:
-    """The rows that differ go before the others where not all can be shown."""
-    chosen = rows
-    if len(rows) > ROWS:
-        wanted = sorted(sorted(range(len(rows)), key=lambda at: not rows[at][1])[:ROWS])
-        chosen = [rows[at] for at in wanted]
-    cells = [[_marked(cell, differs=differs) for cell in pathed] for pathed, differs in chosen]
-    more = f"<p>and {len(rows) - ROWS:,} rows more</p>" if len(rows) > ROWS else ""
-    return tables.html([what, *names], cells) + more
+def parting(first: Parting, names: tuple[str, str]) -> str:
+    """The first event after which the two differ, and in what they do then."""
+    where = f"recorded {first.recorded} at {first.at}; there:"
+    return (
+        f"<p>First differ after {_bold(f'version {first.version}: {first.event_type}')} {tables.escape(first.event_id)}, {tables.escape(where)}</p>"
+        + _table("path", names, [(pathed, False) for pathed in first.paths], first.more)
+    )
+
+
+def _table(what: str, names: tuple[str, str], rows: Sequence[tuple[Pathed, bool]], more: int) -> str:
+    cells = [[_marked(cell, differs=differs) for cell in pathed] for pathed, differs in rows]
+    return tables.html([what, *names], cells) + (f"<p>and {more:,} rows more</p>" if more else "")
 
 
 def _marked(value: Any, *, differs: bool) -> tables.Html:

@@ -1,53 +1,39 @@
-"""Tables as HTML that reads without CSS, every value escaped."""
+"""Tables of values as HTML that reads without CSS, every value escaped."""
 
 from __future__ import annotations
 
-import html as escaping
-import re
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from itertools import islice
 from typing import Any, Final
 
+from eslab.markup import LEFT, Html, escape, grid, visible
 from eslab.model import MISSING, dumps
 
-__all__ = ["Html", "escape", "html", "paragraphs", "show", "size", "visible"]
+__all__ = ["LEFT", "Html", "escape", "html", "paragraphs", "show", "size", "visible"]
 
-# Controls, half surrogate pairs (UTF-8 cannot hold them), and whatever is invisible or turns the text around; stepper.js has the same
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
-LONGEST = 200  # characters of one value; the whole of it is one look-up away
-LEFT: Final = (
-    ' align="left" style="text-align:left"'  # JupyterLab sets cells to the right; it keeps styles, other places only the attribute
-)
-
-
-class Html(str):
-    """Text that is HTML already."""
-
-    __slots__ = ()
+MOST: Final = 200  # rows: what is longer is for .df() or .arrow()
+LONGEST: Final = 200  # characters of one value; the whole of it is one look-up away
 
 
 def html(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str = "", empty: str = "nothing") -> str:
-    """A table; `empty` stands for one without rows. Columns of numbers stand to the right, all others to the left."""
-    values = [list(row) for row in rows]
+    """A table of the first 200 rows; `empty` stands for one without any. Columns of numbers stand to the right, all others to the left."""
+    given = iter(rows)
+    values = [list(row) for row in islice(given, MOST)]
     if not values:
         return f"<p>{escape(caption)}{': ' if caption else ''}{escape(empty)}</p>"
-    sides = ["" if all(map(_numeric, column)) else LEFT for column in zip(*values, strict=True)]
-    head = "".join(f"<th{side}>{escape(name)}</th>" for name, side in zip(columns, sides, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{side}>{_cell(value)}</td>" for value, side in zip(row, sides, strict=True)) + "</tr>" for row in values
+    left = [not all(map(_numeric, column)) for column in zip(*values, strict=True)]
+    more = sum(1 for _ in given)
+    return grid(columns, [[_cell(value) for value in row] for row in values], left=left, caption=caption) + (
+        f"<p>and {more:,} rows more</p>" if more else ""
     )
-    title = f"<caption{LEFT}>{escape(caption)}</caption>" if caption else ""
-    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _numeric(value: Any) -> bool:
     return value is None or (isinstance(value, (int, float, Decimal)) and not isinstance(value, bool))
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Html:
     return value if isinstance(value, Html) else escape(show(value))
 
 
@@ -63,16 +49,6 @@ def show(value: Any, longest: int = LONGEST) -> str:
         except (TypeError, ValueError, RecursionError):
             text = repr(value)
     return text if len(text) <= longest else text[: longest - 1] + "…"
-
-
-def escape(text: str) -> str:
-    """Text that HTML shows as it is; what would be invisible, or turn the text around, is shown by its code."""
-    return escaping.escape(visible(text))
-
-
-def visible(text: str) -> str:
-    """Text that shows all that is in it, and that UTF-8 can hold."""
-    return _HIDDEN.sub(lambda hidden: f"\\u{ord(hidden[0]):04x}", text)
 
 
 def paragraphs(lines: Iterable[str]) -> str:
