@@ -49,7 +49,7 @@ def test_every_notebook_runs_and_what_it_makes_is_to_be_seen(jupyterlab: Jupyter
         assert chart["ink"] > 0.02, chart
     for cell in notebook.content().cells:
         if any(WIDGET in output.get("data", ()) for output in cell.get("outputs", ())):
-            notebook.output(cell.source).get_by_role("group", name="Stepper: ").locator(".es-item").first.wait_for()
+            notebook.output(cell.source).locator(".eslab-stepper .es-item, .jupyter-widgets").first.wait_for()
     notebook.close()
 
 
@@ -163,7 +163,7 @@ def test_what_a_step_changed_is_marked_as_python_says(notebook: Notebook, steppe
     told = set(
         notebook.ask(f"print(*(eslab.model.format_path(change.path) for change in h[{charge - 1}].changes), sep='\\n')").splitlines()
     )
-    marked = stepper.get_by_role("region", name="State", exact=True).locator(".es-added, .es-changed, .es-removed")
+    marked = stepper.get_by_role("group", name="State", exact=True).locator(".es-added, .es-changed, .es-removed")
     assert {node.get_attribute("data-path") for node in marked.all()} == told
     assert told
     for node in marked.all():
@@ -208,4 +208,45 @@ def test_with_its_kernel_killed_the_stepper_still_steps(jupyterlab: JupyterLab, 
     assert root.locator(".es-event h3").inner_text().startswith("OrderCreated")
     root.get_by_role("button", name="Last", exact=True).click()
     assert int(root.get_attribute("data-position")) > 5
+    notebook.close()
+
+
+# --- comparing ------------------------------------------------------------------------------------
+
+COMPARING = (
+    """
+import eslab
+lab = eslab.Lab("../data/shop", tz="Europe/Berlin")
+every, once = eslab.Projection("charged", aggregate="order"), eslab.Projection("charged", aggregate="order", version=2)
+
+@every.on("PaymentCharged")
+def each(state, event):
+    return {**state, "charges": state.get("charges", 0) + 1}
+
+@once.on("PaymentCharged")
+def first(state, event):
+    return {**state, "charges": 1}
+""",
+    "found = lab.compare(every, once)\nfound",
+)
+
+
+def test_a_comparison_is_looked_through_and_steps_from_where_the_two_part(jupyterlab: JupyterLab, desk: Page):
+    notebook = jupyterlab.open(desk, jupyterlab.write("notebooks/comparing.ipynb", *COMPARING))
+    notebook.run_all()
+    assert notebook.errors() == []
+    shown = notebook.output("lab.compare")
+    shown.locator("select").select_option(index=1)
+    key = shown.locator("select").input_value()
+    assert key in notebook.ask("print(*found)").split()
+    shown.locator("strong", has_text=key).wait_for()
+    assert shown.locator("mark").all_inner_texts() == ["charges", "2", "1"]
+    shown.get_by_role("button", name="Step through").click()
+    steppers = shown.get_by_role("group", name=f"Stepper: order {key}")
+    steppers.nth(1).wait_for()
+    version = int(notebook.ask(f"print(found[{key!r}].divergence.version)"))
+    for stepper in steppers.all():
+        _at(stepper, version)
+    assert steppers.count() == 2
+    assert axe(desk, f"#{notebook.call('return nb.id')} .jp-OutputArea-output .widget-vbox") == []
     notebook.close()

@@ -85,7 +85,7 @@ def html(view: View) -> str:
 def _groups(view: View) -> str:
     rows = [[group.replace("_", " "), count, MEANING[group]] for group, count in view.counts if count or group in ("equal", "different")]
     return f"<p>{_bold(view.names[0])} (left) and {_bold(view.names[1])} (right): {tables.escape(view.said)}</p>" + tables.html(
-        ["group", "keys", ""], rows
+        ["group", "keys", "meaning"], rows
     )
 
 
@@ -156,9 +156,16 @@ def _widget(view: View) -> Any:
         made.add_class("jp-RenderedHTMLCommon")  # JupyterLab's own look of tables
         return made
 
-    search = w.Text(placeholder="find a key", continuous_update=True, layout=w.Layout(width="auto"))
+    def above(**layout: str) -> dict[str, Any]:
+        """A label that stands above, not beside."""
+        return {
+            "layout": w.Layout(width="auto", flex_flow="column", align_items="stretch", **layout),
+            "style": {"description_width": "fit-content"},
+        }
+
+    search = w.Text(description="find", **above())
     search.layout.display = "none" if view.total <= SEARCHED else None
-    listed = w.Select(rows=12, layout=w.Layout(width="auto"))
+    listed = w.Select(description="keys that differ", rows=12, **above(height="17em"))
     note, shown = w.HTML(), text()
     button = w.Button(description="Step through", icon="step-forward", tooltip="Open both histories in the stepper, where they part")
     steppers = w.VBox()

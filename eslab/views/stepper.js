@@ -3,7 +3,7 @@
 // Three parts: the tree (pure functions), the reader of the text, the view. Values come from strangers: they reach the page as text nodes alone.
 //
 // What tests may rely on. Roles and names: group "Stepper: <name>"; buttons "First", "Back", "Forward", "Last", "Show unchanged"; slider "Position";
-// listbox "Events" with options; regions "Event and state", "Event", "State"; status (what was stepped to, in words).
+// listbox "Events" with options; groups "Event and state", "Event", "State"; status (what was stepped to, in words).
 // Classes: .eslab-stepper (data-position), .es-where, .es-banner, .es-mark (data-mark), .es-problem, .es-chip (data-mark), .es-item (data-position), .es-facts,
 // .es-event, .es-state, .es-node (data-path, as format_path writes it), .es-added, .es-changed, .es-removed, .es-old, .es-new, .es-fold, .es-more, .es-help.
 
@@ -471,9 +471,10 @@ function render({ model, el }) {
   const slider = h("input", { type: "range", class: "es-slider", min: first, max: last, step: 1, "aria-label": "Position", oninput: () => go(Number(slider.value)) });
   const where = h("span", { class: "es-where" });
   const said = h("div", { class: "es-said", role: "status" });
-  const event = h("section", { class: "es-event", "aria-label": "Event" });
-  const state = h("section", { class: "es-state", "aria-label": "State" });
-  const pane = h("div", { class: "es-pane", role: "region", "aria-label": "Event and state", tabindex: 0 }, event, state);
+  const event = h("div", { class: "es-event", role: "group", "aria-label": "Event" });
+  const state = h("div", { class: "es-state", role: "group", "aria-label": "State" });
+  // groups, not regions: two steppers side by side would be two landmarks of one name
+  const pane = h("div", { class: "es-pane", role: "group", "aria-label": "Event and state", tabindex: 0 }, event, state);
   const chips = Object.entries(marks).map(([mark, steps]) => h("button", { type: "button", class: "es-chip", "data-mark": mark, title: `go to the next: ${MARKS[mark]?.[1] ?? mark}`,
     onclick: () => go(steps.find((one) => one > position) ?? steps[0]) }, `${MARKS[mark]?.[0] ?? "!"} ${grouped(steps.length)} ${mark}`));
   const help = h("div", { class: "es-help" }, HELP.map(([keys, text]) => h("span", {}, keys.flatMap((key) => [h("kbd", {}, key), " "]), text)));
