@@ -30,6 +30,14 @@ def second_charge(notebook: Notebook) -> None:
     stepper.get_by_role("slider", name="Position").focus()
 
 
+def step_through(notebook: Notebook) -> None:
+    """Open both histories of an order that the two projections do not agree on."""
+    shown = notebook.output("lab.compare")
+    shown.locator("select").select_option(index=2)
+    shown.get_by_role("button", name="Step through").click()
+    shown.locator(".es-item").nth(8).wait_for()
+
+
 @dataclass(frozen=True)
 class Picture:
     """The first cell whose source holds `cell`, at the top of the window; before the picture is taken, `then` is done."""
@@ -44,10 +52,30 @@ CELLS = [
     'import eslab\n\nlab = eslab.Lab("../data/shop", tz="Europe/Berlin")',
     'h = lab.history("order", "ord-4711")\nh',
     "h.step()",
+    """
+every = eslab.Projection("charged", aggregate="order")
+
+
+@every.on("PaymentCharged")
+def charge(state, event):
+    return {"charges": state.get("charges", 0) + 1}
+
+
+once = every.copy()
+
+
+@once.on("PaymentCharged")
+def charge_once(state, event):
+    return {"charges": 1}
+""".strip(),
+    "lab.compare(every, once)",
+    'lab.lag("read-model", start="13:00", stop="16:00").chart()',
 ]
 PICTURES = [
     Picture("history", "h = lab.history"),
     Picture("stepper", "h.step()", second_charge),
+    Picture("compare", "lab.compare", step_through, height=1020),
+    Picture("lag", "lab.lag", height=900),
 ]
 
 

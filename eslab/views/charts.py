@@ -20,7 +20,7 @@ __all__ = ["Drawn", "lag", "throughput"]
 
 Drawn = alt.TopLevelMixin
 
-WIDTH: Final = 720
+WIDTH: Final = 600  # with axis and legend this fits a notebook in a window of 1,280 pixels, its file list open
 HEIGHT: Final = 170
 COLOURS: Final = ["#2f86d6", "#d9711f", "#2f9e44", "#d6457f", "#8a6fd1", "#9a8412", "#1c97a6", "#c0625a", "#6f8a2f", "#808080"]
 GREY: Final = "#808080"
