@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+NOT_OURS = re.compile(
+    "^(Error: )?Canceled future for|/static/notebook/"
+)  # a kernel that ends while JupyterLab asks it; two of Notebook 7, at its start
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -33,7 +36,7 @@ def desk(chromium: Chromium, seen: Watched) -> Iterator[Page]:
 @pytest.fixture(autouse=True)
 def nothing_left_this_machine_and_nothing_broke(seen: Watched) -> Iterator[None]:
     yield
-    found = Watched(seen.outside[:], seen.errors[:])
+    found = Watched(seen.outside[:], [error for error in seen.errors if not NOT_OURS.search(error)])
     seen.outside.clear()
     seen.errors.clear()
     assert found == Watched()
@@ -51,17 +54,6 @@ def test_every_notebook_runs_and_what_it_makes_is_to_be_seen(jupyterlab: Jupyter
         if any(WIDGET in output.get("data", ()) for output in cell.get("outputs", ())):
             notebook.output(cell.source).locator(".eslab-stepper .es-item, .jupyter-widgets").first.wait_for()
     notebook.close()
-
-
-def test_the_tour_runs_in_notebook_7(jupyterlab: JupyterLab, chromium: Chromium, seen: Watched):
-    pytest.importorskip("notebook")
-    with chromium.page(seen) as page:
-        notebook = jupyterlab.open(page, "notebooks/00-tour.ipynb", app="notebooks")
-        notebook.run_all()
-        assert notebook.errors() == []
-        assert "PaymentCharged" in notebook.output("h = lab.history").inner_text()
-        notebook.close()
-    seen.errors[:] = [error for error in seen.errors if "/static/notebook/" not in error]  # two of its own, at its start
 
 
 # --- the stepper ----------------------------------------------------------------------------------
@@ -150,6 +142,10 @@ def test_the_keys_step_and_those_of_jupyterlab_do_not_fire_meanwhile(notebook: N
     assert [cell.source for cell in notebook.content().cells] == before
     _at(stepper, 0)
 
+    assert notebook.call("return nb.context.model.dirty")
+    press("Control+s")
+    wait_for(lambda: not notebook.call("return nb.context.model.dirty"), "saved notebook")
+
     notebook.page.locator(".jp-Notebook .jp-InputPrompt:visible").first.click()  # the same key does something outside of the stepper
     press("b")
     wait_for(lambda: len(notebook.content().cells) == len(before) + 1, "new cell")
@@ -209,6 +205,21 @@ def test_with_its_kernel_killed_the_stepper_still_steps(jupyterlab: JupyterLab, 
     root.get_by_role("button", name="Last", exact=True).click()
     assert int(root.get_attribute("data-position")) > 5
     notebook.close()
+
+
+def test_the_stepper_steps_in_notebook_7(jupyterlab: JupyterLab, chromium: Chromium, seen: Watched):
+    pytest.importorskip("notebook")
+    with chromium.page(seen) as page:
+        notebook = jupyterlab.open(page, jupyterlab.write("notebooks/seven.ipynb", *STEPPING), app="notebooks")
+        notebook.run_all()
+        assert notebook.errors() == []
+        root = _stepper(notebook)
+        root.get_by_role("slider", name="Position").focus()
+        for key in ("Home", "ArrowRight", "b"):
+            page.keyboard.press(key)
+        _at(root, 1)
+        assert len(notebook.content().cells) == len(STEPPING)
+        notebook.close()
 
 
 # --- comparing ------------------------------------------------------------------------------------
@@ -280,15 +291,15 @@ def test_every_chart_is_drawn_and_an_empty_one_is_told_from_it(charting: Noteboo
     assert min(lag["ink"], throughput["ink"], bars["ink"]) > 0.02
 
 
-@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
-def test_charts_can_be_read_in_either_theme(charting: Notebook, theme: str):
-    charting.theme(theme)
+def test_charts_can_be_read_in_either_theme(charting: Notebook):
+    light = charting.charts()[:2]
+    charting.theme("JupyterLab Dark")
     charting.run_all()
-    charts = charting.charts()
+    dark = charting.charts()[:2]
     charting.theme("JupyterLab Light")
-    for chart in charts[:2]:
+    for chart in [*light, *dark]:
         assert chart["texts"]
         assert chart["lines"]
         assert {colour: contrast(colour, chart["back"]) for colour in chart["texts"] if contrast(colour, chart["back"]) < 4.5} == {}
         assert {colour: contrast(colour, chart["back"]) for colour in chart["lines"] if contrast(colour, chart["back"]) < 3} == {}
-    assert (luminance(charts[0]["back"]) > 0.5) == (theme == "JupyterLab Light")
+    assert [luminance(chart["back"]) > 0.5 for chart in [*light, *dark]] == [True, True, False, False]

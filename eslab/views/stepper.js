@@ -536,11 +536,17 @@ function render({ model, el }) {
 
   const moves = { ArrowLeft: () => position - 1, ArrowRight: () => position + 1, PageUp: () => position - LEAP, PageDown: () => position + LEAP, Home: () => first, End: () => last };
   const listMoves = { ArrowUp: moves.ArrowLeft, ArrowDown: moves.ArrowRight };
-  // JupyterLab takes what bubbles up to the document, "b" for a new cell, say. Plain keys end here, while Ctrl+S still saves. (Lumino's own attribute,
-  // data-lm-suppress-shortcuts, keeps nothing from a binding on `:focus` unless it stands on the very element that has the focus.)
+  // Plain keys are ours, not the notebook's ("b" makes a cell), and Ctrl+S still saves. JupyterLab takes what bubbles up to the document, Notebook 7 what comes
+  // down from it: it asks the element that has the focus for this attribute, and no other, where a binding is on `:focus`.
+  const plain = (pressed) => !(pressed.ctrlKey || pressed.altKey || pressed.metaKey || pressed.key === "Escape");
+  const claim = (pressed) => {
+    const target = pressed.composedPath()[0];
+    if (root.contains(target)) target.toggleAttribute("data-lm-suppress-shortcuts", plain(pressed));
+  };
+  window.addEventListener("keydown", claim, { capture: true }); // before anyone on the document
   root.addEventListener("keydown", (pressed) => {
-    if (pressed.ctrlKey || pressed.altKey || pressed.metaKey) return;
-    if (pressed.key !== "Escape") pressed.stopPropagation();
+    if (!plain(pressed)) return;
+    pressed.stopPropagation();
     if (pressed.shiftKey) return;
     const move = moves[pressed.key] ?? (pane.contains(pressed.target) ? undefined : listMoves[pressed.key]);
     if (!move) return;
@@ -562,7 +568,7 @@ function render({ model, el }) {
   });
   observer.observe(root);
   observer.observe(list.box);
-  return () => { observer.disconnect(); model.off("change:position", follow); model.off("change:height", resize); };
+  return () => { observer.disconnect(); window.removeEventListener("keydown", claim, { capture: true }); model.off("change:position", follow); model.off("change:height", resize); };
 }
 
 export default { render };
