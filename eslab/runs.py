@@ -101,12 +101,15 @@ class RunFile:
 
 
 class Spill:
-    """A sorted table put aside in an Arrow file, mapped and read a batch at a time."""
+    """A sorted table put aside in an Arrow file, read a batch at a time.
+
+    Read, not mapped: mapped pages would count as the process's memory, and grow with the topic.
+    """
 
     def __init__(self, path: Path, firsts: list[Key], sizes: list[int], last: Key) -> None:
         self.firsts, self.sizes, self.last = firsts, sizes, last
         self.row_bytes = path.stat().st_size / max(sum(sizes), 1)
-        self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        self._reader = pa.ipc.open_file(pa.OSFile(str(path)))
 
     def read(self, begin: int, end: int, columns: Sequence[str] | None) -> pa.Table:
         table = pa.Table.from_batches([self._reader.get_batch(at) for at in range(begin, end)], self._reader.schema)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eslab import building
+from eslab import building, runs
 from eslab.lab import Lab
 from eslab.model import Record, dumps
 from eslab.sources.memory import MemorySource
@@ -85,3 +85,21 @@ def test_a_manifest_that_cannot_be_read_is_followed_by_a_new_one(lab, source, da
     assert newest.read_bytes() == damage
     snapshot(lab, source)
     assert len(lab.history("an", "1")) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc here to see it in")
+def test_what_is_put_aside_for_the_sort_is_not_mapped_into_memory(lab, source, monkeypatch):
+    monkeypatch.setattr(building, "CHUNK_ROWS", 10)
+    intact, seen = runs.merge, []
+
+    def merge(inputs, **options):
+        for table in intact(inputs, **options):
+            seen.append((sum(isinstance(one, runs.Spill) for one in inputs), ".arrow" in Path("/proc/self/maps").read_text()))
+            yield table
+
+    monkeypatch.setattr(runs, "merge", merge)
+    for _ in range(50):
+        source.append(Record(topic="t", key=b"1", value=dumps({"eventType": "T", "data": {"anId": "1"}})))
+    lab.snapshot(source, progress=False)
+    assert seen
+    assert all(spills and not mapped for spills, mapped in seen)
