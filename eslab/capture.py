@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +27,7 @@ __all__ = ["CapturePlan", "Offsets", "Part", "capture", "plan"]
 
 SEGMENT_BYTES = 32 << 20  # one fsynced file a response is as slow as the bare loop; tens of MB are not
 SEGMENT_S = 10.0  # what a killed capture has to read again, at most
+WRITES_AHEAD = 2  # row groups that wait to be written
 FOLLOW_S = 0.5  # between two looks at the ends of an idle source
 
 Offsets = int | Mapping[TopicPartition, int]
@@ -89,8 +92,6 @@ def plan(
         for begin, end in _uncovered(max(low, 0 if covered else partition.log_start), high, covered):
             told = max((next_ for _, next_ in covered if next_ <= begin), default=0)
             parts.append(Part(life, begin, end, tuple(_before(told, begin, partition.log_start)), facts))
-        if covered and asked is None and covered[-1][1] < partition.log_start:
-            notices.append(overtaken(partition.topic, partition.partition, covered[-1][1], partition.log_start))
     return CapturePlan(tuple(parts), tuple(notices + waiting), tuple(notices), ends)
 
 
@@ -227,14 +228,36 @@ def capture(
     """
     log.sweep()
     todo: CapturePlan | None = first
-    while todo is not None:
-        for round_ in _rounds(todo.parts):
-            yield from _read(source, log, round_, on_chunk, say)
-        if again is None:
-            return
-        if not todo.parts:
-            time.sleep(FOLLOW_S)
-        todo = again()
+    with _Background() as background:
+        while todo is not None:
+            began = time.monotonic()
+            for round_ in _rounds(todo.parts):
+                yield from _read(source, log, round_, on_chunk, say, background)
+            if again is None:
+                return
+            time.sleep(max(0.0, FOLLOW_S - (time.monotonic() - began)))  # a trickle must not become a file a record
+            todo = again()
+
+
+class _Background:
+    """One thread that writes row groups while the next are fetched and decoded. Few wait for it, so that memory stays bounded."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "eslab-writer")
+        self._waiting: deque[Future[None]] = deque()
+
+    def __call__(self, work: Callable[[], None]) -> Future[None]:
+        while len(self._waiting) >= WRITES_AHEAD:
+            wait([self._waiting[0]])
+            self._waiting.popleft()
+        self._waiting.append(self._pool.submit(work))
+        return self._waiting[-1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
 
 
 def _rounds(parts: Sequence[Part]) -> Iterator[dict[TopicPartition, Part]]:
@@ -247,7 +270,12 @@ def _rounds(parts: Sequence[Part]) -> Iterator[dict[TopicPartition, Part]]:
 
 
 def _read(
-    source: Source, log: Log, parts: Mapping[TopicPartition, Part], on_chunk: Callable[[Chunk], None], say: Callable[[str], None]
+    source: Source,
+    log: Log,
+    parts: Mapping[TopicPartition, Part],
+    on_chunk: Callable[[Chunk], None],
+    say: Callable[[str], None],
+    background: _Background,
 ) -> Iterator[Segment]:
     writers: dict[TopicPartition, SegmentWriter] = {}
     try:
@@ -257,7 +285,7 @@ def _read(
             writer = writers.get(place)
             if writer is None:
                 before = part.before if chunk.start == part.start else ()
-                writer = writers[place] = SegmentWriter(log, part.life, chunk.start, before=before, facts=part.facts)
+                writer = writers[place] = SegmentWriter(log, part.life, chunk.start, before=before, facts=part.facts, background=background)
             writer.append(chunk)
             on_chunk(chunk)
             for hole in chunk.holes:

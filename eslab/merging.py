@@ -88,7 +88,7 @@ def _chunks(segment: Segment) -> Iterator[Chunk]:
         next_ = footer.next if number == len(tables) else int(table["offset"][-1].as_py()) + 1
         yield _chunk(segment, at, next_, table)
         at = next_
-    if sums.result() != footer.checksums:
+    if sums.differ(footer.checksums):
         raise CorruptLog(f"{segment.path}: its content is not what was committed, so it is not merged; run `eslab verify`")
     if at < footer.next:
         yield _chunk(segment, at, footer.next, RECORDS.empty_table())

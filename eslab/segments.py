@@ -13,7 +13,8 @@ import os
 import secrets
 import time
 import urllib.parse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -268,11 +269,22 @@ def _self_checksum(told: bytes) -> int:
 class SegmentWriter:
     """One segment on its way: chunks go to a temporary file, `commit` makes it appear under its name.
 
-    Holds at most about two row groups in memory. A writer that is neither committed nor aborted leaves a temporary file that
+    Holds at most about two row groups in memory. `background` runs the writing of one while the next is gathered. A writer that is neither committed nor aborted leaves a temporary file that
     the next capture sweeps away.
     """
 
-    def __init__(self, log: Log, life: Life, start: int, *, before: tuple[Hole, ...], facts: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        life: Life,
+        start: int,
+        *,
+        before: tuple[Hole, ...],
+        facts: dict[str, Any],
+        background: Callable[[Callable[[], None]], Future[None]] | None = None,
+    ) -> None:
+        self._background = background
+        self._writing: Future[None] | None = None
         self.life, self.start, self.next = life, start, start
         self.rows = 0
         self.bytes = 0
@@ -331,10 +343,23 @@ class SegmentWriter:
         if not self._pending:
             return
         table = pa.concat_tables(self._pending)
+        self._pending, self._pending_bytes = [], 0
+        self._settle()
+        if self._background:
+            self._writing = self._background(lambda: self._write(table))
+        else:
+            self._write(table)
+
+    def _write(self, table: pa.Table) -> None:
         self._checksums.add(table)
         with enough_disk(self._temporary):
             self._writer.write_table(table, row_group_size=max(table.num_rows, 1))
-        self._pending, self._pending_bytes = [], 0
+
+    def _settle(self) -> None:
+        """Wait for the row group that is being written, and raise what came of it."""
+        if self._writing:
+            self._writing.result()
+            self._writing = None
 
     def commit(self, *, replaces: Sequence[int] = (), level: int = 0) -> Segment:
         """Make the segment appear under its name, durably, and return it.
@@ -342,6 +367,7 @@ class SegmentWriter:
         With `replaces`, the starts of the segments that it was merged from, it takes the place of the first of them.
         """
         self._flush()
+        self._settle()
         topic, partition, incarnation = self.life
         footer = Footer(
             topic=topic,
@@ -370,6 +396,8 @@ class SegmentWriter:
 
     def abort(self) -> None:
         """Forget what was not committed."""
+        if self._writing:
+            wait([self._writing])
         with contextlib.suppress(OSError, pa.ArrowException):
             self._writer.close()
         self._temporary.unlink(missing_ok=True)
@@ -466,6 +494,10 @@ class Checksums:
 
     def result(self) -> dict[str, int]:
         return dict(self._sums)
+
+    def differ(self, others: dict[str, int]) -> list[str]:
+        """The parts whose sums are not these. One that is missing is that of nothing: 0."""
+        return sorted(name for name in self._sums.keys() | others.keys() if self._sums.get(name, 0) != others.get(name, 0))
 
     def _add(self, name: str, array: pa.Array) -> None:
         if pa.types.is_list(array.type):
@@ -569,10 +601,7 @@ def check(segment: Segment) -> list[str]:
             rows += table.num_rows
     except CorruptLog as exc:
         return [*problems, str(exc)]
-    if sums.result() != footer.checksums:
-        changed = sorted(
-            name for name in sums.result().keys() | footer.checksums.keys() if sums.result().get(name) != footer.checksums.get(name)
-        )
+    if changed := sums.differ(footer.checksums):
         problems.append(f"{segment.path}: {at}: the content of {', '.join(changed)} is not what was committed")
     if not ascending or rows != footer.rows or last >= footer.next:
         problems.append(f"{segment.path}: {at}: {rows} records where {footer.rows} were committed, or out of order")

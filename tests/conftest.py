@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 REQUIRED = os.environ.get("ESLAB_REQUIRE", "").split(",")  # there, a missing thing is a failure and not a skip
-MARKS = {"kafka": "kafka", "secured": "kafka", "chromium": "browser"}  # fixture -> the mark of the tests that use it, directly or not
+MARKS = {
+    "kafka": "kafka",
+    "secured": "kafka",
+    "trio": "kafka",
+    "chromium": "browser",
+}  # fixture -> the mark of the tests that use it, directly or not
 
 settings.register_profile("busy", deadline=None)  # two workers on two cores: a first call may take a second
 settings.load_profile("busy")
@@ -36,6 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         for mark in {MARKS[name] for name in fixtures if name in MARKS}:
             item.add_marker(mark)
+        for name in {"secured", "trio"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(name))  # several JVMs: one process has them, and the tests that need them
         if "jupyterlab" in fixtures:
             item.add_marker(pytest.mark.xdist_group("jupyterlab"))  # one server is enough: all of them go to one worker
 

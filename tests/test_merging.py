@@ -110,7 +110,7 @@ def test_gaps_markers_and_what_lies_before_go_with_the_records(tmp_path):
 
 def test_damage_is_not_merged_into_a_segment_with_new_checksums(tmp_path, monkeypatch):
     lab = trickled(tmp_path / "lab", NEIGHBOURS)
-    monkeypatch.setattr("eslab.merging.Checksums.result", lambda self: {})
+    monkeypatch.setattr("eslab.merging.Checksums.differ", lambda self, others: ["value.bytes"])
     with pytest.raises(CorruptLog, match="is not merged; run `eslab verify`"):
         merge(Log(lab.path / "log"))
     assert [level for _, _, level in walk(lab)] == [0] * 2 * NEIGHBOURS

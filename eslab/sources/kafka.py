@@ -256,7 +256,7 @@ class _Cluster(Cluster):
                     self._wait_for([positions[at]], exc)
                     stale.set()
             if not served and not stale.is_set() and not response.throttle_time_ms:
-                await self._nothing_came(response, positions, out)
+                await self._nothing_came(response, positions, stale, out)
             # only the first of a request is sure of a whole batch: those that got nothing go first
             order = [at for at in order if at not in served] + [at for at in order if at in served]
             order = [at for at in order if positions[at].at < positions[at].stop]
@@ -295,8 +295,8 @@ class _Cluster(Cluster):
         if position.at < start:
             await self._put_hole(at, position, Hole(position.at, min(start, position.stop), "retention"), out)
 
-    async def _nothing_came(self, response: Any, positions: Mapping[TopicPartition, _Position], out: Items) -> None:
-        """An answer without a single batch, although all were asked below their ends. It is not yet proof of anything."""
+    async def _nothing_came(self, response: Any, positions: Mapping[TopicPartition, _Position], stale: asyncio.Event, out: Items) -> None:
+        """An answer without a single batch, although all were asked below their ends. It is not yet proof of anything: who answers may no longer lead."""
         for at, row in rows_of(response):
             position = positions[at]
             end = row["last_stable_offset" if self._isolation else "highwater_offset"]
@@ -307,6 +307,8 @@ class _Cluster(Cluster):
                 raise SourceChanged(
                     f"{name_of(at)} on {self._url} ends at offset {end} now, before {position.stop}; look at its partitions again"
                 )
+            elif stuck_s > EMPTY_S:
+                stale.set()
         await asyncio.sleep(BACKOFF_S)
 
     async def _put_hole(self, at: TopicPartition, position: _Position, hole: Hole, out: Items) -> None:
