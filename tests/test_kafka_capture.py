@@ -377,10 +377,10 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("times", [4, pytest.param(60, marks=[pytest.mark.torture, pytest.mark.timeout(0)])])
+@pytest.mark.parametrize("times", [2, pytest.param(60, marks=[pytest.mark.torture, pytest.mark.timeout(0)])])
 def test_a_capture_killed_at_any_time_goes_on_where_it_was_committed(kafka: KafkaCluster, tmp_path, times):
     topic = kafka.create_topic()
-    kafka.produce(topic, numbered(20_000, size=500), batch_size=20_000)
+    kafka.produce(topic, numbered(10_000, size=500), batch_size=20_000)
     code = textwrap.dedent(KILLED.format(path=[str(ROOT / "tests"), str(ROOT)], url=kafka.url, folder=str(tmp_path / "{}"), topic=topic))
 
     def start(number: int) -> subprocess.Popen[bytes]:
