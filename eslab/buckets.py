@@ -48,11 +48,11 @@ class Every:
         return _NAMES[self.unit] if self.count == 1 else f"{self.count} {_NAMES[self.unit]}s"
 
 
-def parse(told: str) -> Every:
-    """Read `500ms`, `5s`, `1m`, `2h`, `1d`. Raises `MomentError`."""
+def parse(told: str, *, name: str = "every") -> Every:
+    """Read `500ms`, `5s`, `1m`, `2h`, `1d`. Raises `MomentError`, which calls it by its name."""
     match = re.fullmatch(r"([1-9]\d{0,8})(ms|s|m|h|d)", told.strip()) if isinstance(told, str) else None
     if match is None:
-        raise MomentError(f'every={told!r} is no width; write a number and ms, s, m, h or d: "5s", "1m", "1d"')
+        raise MomentError(f'{name}={told!r} is no width; write a number and ms, s, m, h or d: "5s", "1m", "1d"')
     return Every(int(match[1]), match[2])
 
 

@@ -212,7 +212,7 @@ class Comparison(Mapping[str, Difference]):
             yield from batch.column("aggregate_id").filter(pc.not_equal(batch.column("group"), "healed")).to_pylist()
 
     def __contains__(self, key: object) -> bool:
-        found = self._parted.rows.find(key) if isinstance(key, str) else None
+        found = self._parted.rows.find(key)
         return found is not None and found[0].column("group")[found[1]].as_py() != "healed"
 
     def __getitem__(self, key: str) -> Difference:
@@ -246,8 +246,9 @@ class Comparison(Mapping[str, Difference]):
         frame = pd.DataFrame([self._row(one) for one in self.values()], columns=list(_FRAME.names)).set_index("aggregate_id")
         frame.index = frame.index.astype("str")
         frame["version"] = frame["version"].astype("Int64")
-        frame["recorded_at"] = pd.to_datetime(frame["recorded_at"], utc=True).dt.tz_convert(zone)
-        return frame
+        frame["recorded_at"] = pd.to_datetime(frame["recorded_at"], utc=True).dt.tz_convert(zone).dt.as_unit("us")
+        texts = ["group", "event_type", "event_id", "at", "problem"]
+        return frame.astype(dict.fromkeys(texts, "str"))
 
     def values(self) -> Iterator[Difference]:  # type: ignore[override]
         """The differences in the order of their keys, read once."""

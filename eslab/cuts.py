@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from eslab.errors import MomentError, NaiveTime, UnknownEvent, UnknownId, VersionOutOfRange
 from eslab.events import Events
 from eslab.model import Coordinates, Cut, Life, Selection
+from eslab.positions import of_group
 from eslab.runs import key_at
 from eslab.sql import ORDER, query
 
@@ -181,12 +182,9 @@ def at_group(events: Events, samples: pa.Table, group: str, moment: dt.datetime 
     """Up to where a consumer group had committed by a moment (None: its last known commits). A lower bound: commits lag the work.
 
     `samples` are `positions.SAMPLES`. Known is the newest of each partition until then, or a commit before then that only a later one tells. Partitions that it had committed
-    nothing on are excluded. Raises `MomentError` for a group without samples, or before its first one.
+    nothing on are excluded. Raises `UnknownGroup` for a group without samples, `MomentError` before its first one.
     """
-    told = samples.filter(pc.equal(samples["group"], group))
-    if not told.num_rows:
-        groups = ", ".join(sorted(pc.unique(samples["group"]).to_pylist())) or "none"
-        raise MomentError(f"the lab has no offset samples of a group {group!r}; it has {groups}")
+    told = of_group(samples, group)
     found = _committed(events, told, EVER if moment is None else moment)
     births = _births(events) if any(life[2] for life, _, _ in found) else {}
     offsets = {  # a commit from before a partition was made anew says nothing of what it is now

@@ -34,8 +34,10 @@ class KeyedRows:
         for batch in self.batches:
             yield from batch.column(0).to_pylist()
 
-    def find(self, key: str) -> tuple[pa.RecordBatch, int] | None:
-        """The batch and the row that hold this key."""
+    def find(self, key: object) -> tuple[pa.RecordBatch, int] | None:
+        """The batch and the row that hold this key; None for one that is not there, or no text."""
+        if not isinstance(key, str):
+            return None
         at = bisect_left(self._lasts, key)
         if at == len(self.batches):
             return None

@@ -264,6 +264,8 @@ class Lab:
         if event_id is not None:
             return cuts.at_event(events, event_id)
         if version is not None:
+            if not isinstance(version, tuple) or len(version) != 3:
+                raise MomentError(f'version={version!r} names no step; write it like version=("order", "ord-1", 3)')
             return cuts.at_version(events, *version)
         if offsets is not None:
             return cuts.at_offsets(events, offsets)
@@ -316,7 +318,7 @@ class Lab:
         projection: Projection | str,
         *,
         at: str | dt.datetime | Cut | None = None,
-        keys: Sequence[str] | None = None,
+        keys: str | Sequence[str] | None = None,
         ended: bool = False,
         clock: str = "recorded",
         cut: Cut | None = None,
@@ -337,7 +339,7 @@ class Lab:
         projection: Projection | SqlProjection | str,
         *,
         at: str | dt.datetime | Cut | None = None,
-        keys: Sequence[str] | None = None,
+        keys: str | Sequence[str] | None = None,
         ended: bool = False,
         clock: str = "recorded",
         cut: Cut | None = None,
@@ -366,7 +368,7 @@ class Lab:
         right: Projection | str,
         *,
         at: str | dt.datetime | Cut | None = None,
-        keys: Sequence[str] | None = None,
+        keys: str | Sequence[str] | None = None,
         ended: bool = False,
         clock: str = "recorded",
         progress: bool = True,

@@ -18,8 +18,9 @@ from eslab import buckets, consumption
 from eslab.buckets import Every, micros, moment
 from eslab.consumption import NONE, WHY, Part, Stall, Values
 from eslab.cuts import Clock
-from eslab.errors import MomentError, UnknownGroup, UnknownTopic
+from eslab.errors import MomentError, UnknownTopic
 from eslab.events import Events
+from eslab.positions import of_group
 from eslab.segments import Log
 from eslab.standings import parts_of
 from eslab.views import tables
@@ -344,7 +345,7 @@ class Lag:
 
         A stall begins when something waits that is not consumed, and is over when nothing has waited for longer than a minute (or since the sample before).
         """
-        width = buckets.parse(min_duration)
+        width = buckets.parse(min_duration, name="min_duration")
         low, high = micros(self.start), micros(self.stop)
         found = [stall for part in self.parts for stall in consumption.stalls(part, low, high, at_least_us=width.us, min_lag=min_lag)]
         looked_at = f"of {width.words} or longer from {self.clock.show(self.start)} to {self.clock.show(self.stop)}"
@@ -531,14 +532,12 @@ def open_lag(
     Raises `UnknownGroup`, `UnknownTopic`, and `MomentError` for a range or a width that is none.
     """
     width = None if every is None else buckets.parse(every)
-    known = sorted(samples["group"].unique().to_pylist())
-    if group not in known:
-        there = ", ".join(known) or "none: watch a cluster with `eslab watch`, or snapshot its __consumer_offsets"
-        raise UnknownGroup(f"the lab has no positions of a group {group!r}; it has {there}")
-    samples = samples.filter(pc.equal(samples["group"], group))
+    samples = of_group(samples, group)
     read = sorted(samples["topic"].unique().to_pylist())
     if unknown := [topic for topic in topics or () if topic not in read]:
         raise UnknownTopic(f"{group} has no positions on {', '.join(unknown)}; it has on {', '.join(read)}")
+    if topics is not None and not topics:
+        raise UnknownTopic(f"topics={topics!r} names none; {group} has positions on {', '.join(read)}")
     chosen = read if topics is None else sorted(set(topics))
     parts = parts_of(events, log, samples.filter(pc.is_in(samples["topic"], pa.array(chosen))), chosen)
     first, last = _span(parts)

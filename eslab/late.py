@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eslab.cuts import Clock
-from eslab.errors import MomentError
+from eslab.errors import MomentError, UnknownTopic
 from eslab.events import Events
 from eslab.sql import ORDER, table
 from eslab.views import tables
@@ -27,11 +27,11 @@ SHOWN: Final = 50
 def find_late(events: Events, least: str | dt.timedelta, topic: str | None, clock: Clock) -> Late:
     """Every event whose place in the lab's order is at least so long after its happened_at, the latest first. One scan of two columns of times.
 
-    Raises `MomentError` for what is no length of time, or a topic that the lab has not.
+    Raises `MomentError` for what is no length of time, `UnknownTopic` for a topic that the lab has not.
     """
     length = _read_length(least)
     if topic is not None and topic not in events.manifest.topics:
-        raise MomentError(f"the lab has no topic {topic!r}; it has {', '.join(events.manifest.topics) or 'none'}")
+        raise UnknownTopic(f"the lab has no topic {topic!r}; it has {', '.join(events.manifest.topics) or 'none'}")
     found = table(
         events,
         f"""select event_id, event_type, topic, partition_id, incarnation, record_offset, record_key, happened_at, recorded_at, order_at,

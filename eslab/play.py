@@ -63,7 +63,7 @@ class Play(Lab):
                 topic=TOPIC,
                 timestamp_ms=int(_moment(event.get("timestamp"), now).timestamp() * 1000),
                 timestamp_type="create",
-                key=None if identity is None else str(identity).encode(),
+                key=None if identity is None else str(identity).encode(errors="backslashreplace"),
                 value=dumps({**event, "timestamp": event.get("timestamp", now)}),
             )
         )

@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 
 from eslab.decode import LATEST_MS
 from eslab.decode.consumer_offsets import NONE, CommitReader, Commits
+from eslab.errors import UnknownGroup
 from eslab.segments import Log, enough_disk, reaches
 from eslab.sources import CONSUMER_OFFSETS, TopicPartition
 
-__all__ = ["SAMPLES", "DecodedCommits", "by_time", "read_commits", "read_samples", "write_samples"]
+__all__ = ["SAMPLES", "DecodedCommits", "by_time", "of_group", "read_commits", "read_samples", "write_samples"]
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -41,6 +42,15 @@ SAMPLES = pa.schema(_FIELDS)
 `committed` is the next offset the group will read (null: it has committed none), `committed_at` when it said so (null: unknown).
 `log_start` and `log_end` bound the partition then (null: not asked). `origin` is demo, watch or commits.
 """
+
+
+def of_group(samples: pa.Table, group: str) -> pa.Table:
+    """The samples of one group. Raises `UnknownGroup` if there are none."""
+    known = sorted(samples["group"].unique().to_pylist())
+    if group not in known:
+        there = ", ".join(known) or "none: watch a cluster with `eslab watch`, or snapshot its __consumer_offsets"
+        raise UnknownGroup(f"the lab has no positions of a group {group!r}; it has {there}")
+    return samples.filter(pc.equal(samples["group"], group))
 
 
 def write_samples(folder: str | Path, table: pa.Table) -> Path:

@@ -52,7 +52,7 @@ def plan(
         raise UnknownId(
             f"no captured event belongs to an aggregate {projection.aggregate!r}; the lab has {', '.join(known) or 'none'} (see lab.toml)"
         )
-    wanted = None if keys is None else tuple(sorted(set(keys)))
+    wanted = None if keys is None else tuple(sorted({keys} if isinstance(keys, str) else set(keys)))
     return ReplayPlan(events, projection, selection, wanted, ended, len(events.paths), known[projection.aggregate])
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ __all__ = [
     "table",
     "write_database",
 ]
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 EVENT_COLUMNS = [
     "event_id", "event_type", "event_version", "source", "recorded_at", "timestamp_type", "happened_at", "order_at",
@@ -253,14 +256,19 @@ def query(events: Events, sql: str, parameters: dict[str, Any] | None = None) ->
     """Run a small query of our own over the sorted events; `{rows}` in the text stands for them."""
     with contextlib.closing(duckdb.connect()) as con:
         con.execute("set TimeZone = 'UTC'")
-        return con.execute(sql.format(rows=rows(events)), parameters or {}).fetchall()
+        return con.execute(sql.format(rows=rows(events)), _bound(parameters or {})).fetchall()
 
 
 def table(events: Events, sql: str, parameters: dict[str, Any]) -> pa.Table:
     """Run a query of our own whose answer may be large; `{rows}` in the text stands for the sorted events."""
     with contextlib.closing(duckdb.connect()) as con:
         con.execute("set TimeZone = 'UTC'")
-        return con.sql(sql.format(rows=rows(events)), params=parameters).to_arrow_table()
+        return con.sql(sql.format(rows=rows(events)), params=_bound(parameters)).to_arrow_table()
+
+
+def _bound(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What can be bound: half of a surrogate pair, which UTF-8 cannot hold, is in no event, and so is null."""
+    return {name: None if isinstance(value, str) and _HALF.search(value) else value for name, value in parameters.items()}
 
 
 def write_database(events: Events, log: Log, name: str = "lab.duckdb") -> Path:

@@ -58,7 +58,7 @@ class World(Mapping[str, Any]):
         return unpack_state(batch.column(2)[row].as_py())
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self._rows.find(key) is not None
+        return self._rows.find(key) is not None
 
     def __iter__(self) -> Iterator[str]:
         return self._rows.keys()

@@ -390,6 +390,18 @@ def test_an_equal_key_can_be_asked_for_and_an_unknown_one_raises():
     assert (told.group, told.left, told.right, list(told.paths), told.divergence) == ("equal", {"n": 1}, {"n": 1}, [], None)
     with pytest.raises(UnknownId, match="no thing 'nope' in this comparison of 5"):
         found["nope"]
+    with pytest.raises(UnknownId, match="no thing 3 in this comparison"):
+        found[3]
+    world = lab.replay(left, progress=False)
+    assert 3 not in world
+    with pytest.raises(UnknownId, match="no thing 3 in this world"):
+        world[3]
+
+
+def test_one_key_need_not_be_a_list():
+    lab, left, right = simple()
+    assert list(lab.compare(left, right, keys="t3", progress=False)) == ["t3"]
+    assert list(lab.replay(left, keys="t3", progress=False)) == ["t3"]
 
 
 def test_only_the_keys_that_are_asked_for_are_compared():
@@ -431,7 +443,9 @@ def test_a_comparison_without_differences_has_an_empty_frame_with_its_columns():
     lab, left, _ = simple()
     found = lab.compare(left, left, progress=False)
     assert len(found.df()) == 0
-    assert str(found.df()["recorded_at"].dtype).startswith("datetime64")
+    assert list(found.df().dtypes) == list(lab.compare(left, simple(99)[2], progress=False).df().dtypes)
+    assert str(found.df()["recorded_at"].dtype).startswith("datetime64[us,")
+    assert found.df()["event_type"].dtype == "str"
     assert found.arrow().num_rows == 0
     assert "5 equal, 0 different" in repr(found)
 

@@ -13,7 +13,7 @@ from logs import CI, captured, logs, made, new_lab, snapshot, state_of
 from oracle import Oracle, canonical
 
 from eslab import Coordinates, Cut, Lab, Record, cuts
-from eslab.errors import ConfigError, MomentError, NaiveTime, UnknownId, VersionOutOfRange
+from eslab.errors import ConfigError, MomentError, NaiveTime, UnknownEvent, UnknownGroup, UnknownId, VersionOutOfRange
 from eslab.model import dumps
 from eslab.positions import SAMPLES, write_samples
 from eslab.sources.memory import MemorySource
@@ -131,13 +131,26 @@ def test_the_world_as_a_group_knew_it_is_folded_from_what_it_had_read(lab):
 
 
 def test_an_unknown_group_and_a_time_before_its_first_sample_are_one_sentence_each(lab):
-    with pytest.raises(MomentError, match="no offset samples of a group 'billing'; it has none"):
+    with pytest.raises(UnknownGroup, match="no positions of a group 'billing'; it has none: watch a cluster"):
         lab.cut(group="billing")
     sampled(lab, sample(0, 3, 5))
-    with pytest.raises(MomentError, match="it has billing"):
-        lab.cut(group="shipping")
+    for unknown in ("shipping", "\ud800"):
+        with pytest.raises(UnknownGroup, match="it has billing"):
+            lab.cut(group=unknown)
     with pytest.raises(MomentError, match="12:00:04 CET is not known; its first offset sample is of 2026-03-12 12:00:05 CET"):
         lab.cut(group="billing", at="12:00:04")
+
+
+@pytest.mark.parametrize("version", [3, "order", ("order", "o1"), ["order", "o1", 1]])
+def test_a_version_that_names_no_step_is_one_sentence(lab, version):
+    with pytest.raises(MomentError, match=r'write it like version=\("order", "ord-1", 3\)'):
+        lab.cut(version=version)
+
+
+def test_half_a_surrogate_pair_which_no_event_can_hold_is_found_nowhere(lab):
+    with pytest.raises(UnknownEvent, match="no captured event is called"):
+        lab.cut(event_id="\ud800")
+    assert len(lab.find("\ud800")) == 0
 
 
 def test_a_commit_from_before_a_topic_was_made_anew_says_nothing_of_it(lab):

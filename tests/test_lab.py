@@ -482,3 +482,9 @@ def test_a_lab_of_cuts_reads_its_json(lab):
     told = json.loads(lab.cut().to_json())
     assert told["offsets"][0] == {"topic": "orders", "partition": 0, "incarnation": 0, "next": 20, "store": told["offsets"][0]["store"]}
     assert told["offsets"][0]["store"]
+
+
+def test_an_id_that_utf_8_cannot_hold_makes_no_event_of_a_played_record(capsys):
+    lab = eslab.play([{"eventType": "OrderCreated", "data": {"orderId": "\ud800"}}])
+    assert len(lab.find("\ud800")) == 0
+    assert len(lab.sql("from problems").fetchall()) == 1

@@ -342,6 +342,8 @@ def test_a_stall_that_is_too_short_or_too_small_is_left_out(place):
     assert len(lag.stalls()) == 1
     assert len(lag.stalls(min_duration="10m")) == 0
     assert len(lag.stalls(min_lag=1_000)) == 0
+    with pytest.raises(MomentError, match="min_duration='often' is no width"):
+        lag.stalls(min_duration="often")
 
 
 # --- asking ---------------------------------------------------------------------------------------
@@ -352,6 +354,8 @@ def test_an_unknown_group_is_told_the_groups_that_there_are(shop):
         shop.lag("nobody")
     with pytest.raises(UnknownTopic, match="billing has no positions on shipments; it has on orders, payments"):
         shop.lag("billing", topics=["shipments"])
+    with pytest.raises(UnknownTopic, match="names none; billing has positions on orders, payments"):
+        shop.lag("billing", topics=[])
 
 
 def test_a_lab_without_positions_says_where_they_come_from(place):

@@ -13,7 +13,7 @@ from oracle import Oracle
 
 import eslab
 from eslab import Lab, Record
-from eslab.errors import MomentError
+from eslab.errors import MomentError, UnknownTopic
 from eslab.model import dumps
 from eslab.sources.memory import MemorySource
 
@@ -58,7 +58,7 @@ def test_what_is_no_length_of_time_and_what_is_no_topic_is_one_sentence(lab):
     for least in ("soon", "-5m", None, "", float("nan"), [1]):
         with pytest.raises(MomentError, match="no length of time"):
             lab.late(min=least)
-    with pytest.raises(MomentError, match="no topic 'x'; it has t, u"):
+    with pytest.raises(UnknownTopic, match="no topic 'x'; it has t, u"):
         lab.late(topic="x")
 
 
