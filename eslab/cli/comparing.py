@@ -86,7 +86,7 @@ def compare(
 
 def _plain(row: Mapping[Any, Any]) -> dict[Any, Any]:
     """A row whose version is null where the two never differed."""
-    return {**row, "version": int(row["version"]) if row["at"] else None}
+    return {**row, "version": int(row["version"]) if isinstance(row["at"], str) else None}
 
 
 def _rows(found: Comparison, zone: dt.tzinfo) -> Iterator[list[Any]]:
