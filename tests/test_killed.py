@@ -115,14 +115,21 @@ def assert_prefix(folder: Path, *, whole: bool = False) -> None:
         for offset, (row, one) in enumerate(zip(rows, sent, strict=False)):
             headers = [{"key": name.encode(), "value": value} for name, value in one["headers"]]
             wanted = (offset, one["timestamp"], one["key"], one["value"], headers)
-            assert (row["offset"], row["timestamp_ms"], row["key"], row["value"], row["headers"]) == wanted
+            found = (row["offset"], row["timestamp_ms"], row["key"], row["value"], row["headers"])
+            assert found == wanted, f"{folder}[{partition}] {offset}: {found} and not {wanted}"
 
 
 @pytest.mark.parametrize("kills", [10, pytest.param(200, marks=[pytest.mark.torture, pytest.mark.timeout(0)])])
 def test_captures_killed_at_any_moment_end_as_the_topic_record_for_record(kafka: KafkaCluster, tmp_path: Path, kills: int):
     topic = kafka.create_topic(partitions=PARTITIONS)
     for partition in range(PARTITIONS):
-        kafka.produce(topic, (record(number) for number in range(partition, RECORDS, PARTITIONS)), partition=partition, batch_size=16_000)
+        kafka.produce(
+            topic,
+            (record(number) for number in range(partition, RECORDS, PARTITIONS)),
+            partition=partition,
+            batch_size=16_000,
+            enable_idempotence=True,
+        )
 
     told = f"""
         import sys
