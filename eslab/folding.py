@@ -135,14 +135,16 @@ def _readable(event: Event) -> bool:
 def apply(projection: Projection, state: Any, event: Event) -> tuple[Any, str | None]:
     """Fold one event: the state after it, and a mark where the event did not do what events do.
 
-    The marks: "undecodable" and "unhandled" left the state as it was; "tombstone" reset it. Raises whatever the handler
+    The marks: "undecodable", "unhandled" and "ignored" left the state as it was; "tombstone" reset it. Raises whatever the handler
     raises, and `ProjectionError` if it returns None.
     """
     if event.type is None or (event.undecoded and not _readable(event)):
         return state, "undecodable"
     handler = projection.handler(event.type)
     if handler is None:
-        return (projection.initial(), "tombstone") if event.type is TOMBSTONE else (state, "unhandled")
+        if event.type is TOMBSTONE:
+            return projection.initial(), "tombstone"
+        return state, "ignored" if projection.ignores(event.type) else "unhandled"
     after = handler(state, event)
     return (after, None) if after is not None else _nothing_returned(handler, event)
 
@@ -194,7 +196,7 @@ class Fold:
         try:
             if handler is None or event.undecoded:
                 self.state, mark = apply(self._projection, self.state, event)
-                if mark not in ("undecodable", "unhandled"):  # they leave the state as it is, ended or not
+                if mark not in ("undecodable", "unhandled", "ignored"):  # they leave the state as it is, ended or not
                     self.over = mark == "tombstone"
             else:
                 after = handler(self.state, event)

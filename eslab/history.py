@@ -335,8 +335,8 @@ class History(Sequence[Step]):
         return self._apply(position, state)
 
     def _told(self, position: int, mark: str | None) -> tuple[tuple[str, ...], str | None]:
-        """The marks of a step, and what there is to say about them."""
-        problem = None
+        """The marks of a step, and what there is to say about them; to be ignored on purpose is none."""
+        problem, mark = None, None if mark == "ignored" else mark
         if mark == "undecodable":
             problem = self._rows.value("problem", position) or "its data holds a number that no float can hold"
         elif self._failure is not None and mark in ("failed", "skipped"):

@@ -371,6 +371,7 @@ class Lab:
         keys: str | Sequence[str] | None = None,
         ended: bool = False,
         clock: str = "recorded",
+        cut: Cut | None = None,
         progress: bool = True,
     ) -> Comparison:
         """Fold two projections (or, by an aggregate's name, the default one) side by side: the keys that come out differently, and the first event after which each does.
@@ -379,7 +380,7 @@ class Lab:
         """
         events = self._now()
         sides = [self._folded(one) for one in (left, right)]
-        selection = self._selection(events, at, clock)
+        selection = self._selection(events, at, clock, cut)
         with Bar(f"comparing {sides[0].name} with {sides[1].name}", unit="steps", shown=progress) as bar:
             return compare.compare(events, sides[0], sides[1], selection, self._clock(), keys=keys, ended=ended, on_rows=bar.count)
 

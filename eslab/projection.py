@@ -10,7 +10,8 @@ def created(state, event):
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -28,16 +29,20 @@ class Projection:
     """A fold over the events of each aggregate: an initial state and one pure function per event type.
 
     A handler takes (state, event) and returns the new state; it must not change the one it was given, nor depend on anything but the two.
-    `initial` is the state before the first event: a value (copied for each key) or a function without arguments. States are
-    JSON values plus `datetime` and `Decimal`.
+    `initial` is the state before the first event: a value (copied for each key) or a function without arguments. `evolve` is one function for every
+    event type that has no handler of its own. States are JSON values plus `datetime` and `Decimal`.
     """
 
-    def __init__(self, name: str, *, aggregate: str, version: int = 1, initial: Any = None) -> None:
+    def __init__(self, name: str, *, aggregate: str, version: int = 1, initial: Any = None, evolve: Handler | None = None) -> None:
         if not aggregate:
             raise ProjectionError(f'projection {name!r}: give the aggregate it folds, such as aggregate="order"')
+        if evolve is not None and not callable(evolve):
+            raise ProjectionError(f"projection {name!r}: evolve is a function of (state, event), not {type(evolve).__name__}")
         self.name, self.aggregate, self.version = name, aggregate, version
         self._initial = {} if initial is None else initial
+        self._evolve = evolve
         self._handlers: dict[Any, Handler] = {}
+        self._ignored: frozenset[str] = frozenset()
 
     def on(self, *types: Any) -> Callable[[_F], _F]:
         """Register the handler of these event types (or of `eslab.TOMBSTONE`); registering again replaces it."""
@@ -52,6 +57,19 @@ class Projection:
             return handler
 
         return register
+
+    def ignore(self, *types: str) -> Self:
+        """Leave these event types out on purpose: they are neither folded nor marked as unhandled. A handler registered later wins. Returns the projection."""
+        if not types or not all(isinstance(one, str) for one in types):
+            raise ProjectionError(f'projection {self.name!r}: write .ignore("OrderViewed") with the event types to leave out')
+        self._ignored |= set(types)
+        for one in types:
+            self._handlers.pop(one, None)
+        return self
+
+    def ignores(self, event_type: Any) -> bool:
+        """Whether an event of this type is left out on purpose."""
+        return event_type in self._ignored and event_type not in self._handlers
 
     def copy(self, *, name: str | None = None, version: int | None = None) -> Self:
         """The same fold under another name or, by default, the next version: what is registered on one no longer touches the other."""
@@ -72,19 +90,185 @@ class Projection:
 
     def handler(self, event_type: Any) -> Handler | None:
         """The function that folds this event type; None: it leaves the state as it is."""
-        return self._handlers.get(event_type)
+        handler = self._handlers.get(event_type)
+        if handler is None and event_type is not TOMBSTONE and event_type not in self._ignored:
+            return self._evolve
+        return handler
 
     def check(self) -> None:
         """Raise `ProjectionError` if there is nothing to fold with."""
-        if not self._handlers:
+        if not self._handlers and self._evolve is None:
             raise ProjectionError(f'projection {self.name!r} has no handlers; add one with @{self.name}.on("...")')
 
     def __repr__(self) -> str:
-        return tables.visible(f"<Projection {self.name} v{self.version} of {self.aggregate}: {', '.join(self.types) or 'no handlers'}>")
+        folded = [
+            *self.types,
+            *(["every other type by evolve" if self.types else "every type by evolve"] if self._evolve is not None else []),
+        ]
+        ignored = f"; ignores {', '.join(sorted(self._ignored))}" if self._ignored else ""
+        return tables.visible(
+            f"<Projection {self.name} v{self.version} of {self.aggregate}: {', '.join(folded) or 'no handlers'}{ignored}>"
+        )
 
     def _repr_html_(self) -> str:
         rows = [[str(one), getattr(handler, "__name__", str(handler))] for one, handler in self._handlers.items()]
+        rows += [["every other type", getattr(self._evolve, "__name__", str(self._evolve))]] if self._evolve is not None else []
+        rows += [[one, "(ignored)"] for one in sorted(self._ignored - self._handlers.keys())]
         return tables.html(["event type", "handler"], rows, caption=f"{self.name} v{self.version} of {self.aggregate}", empty="no handlers")
+
+    @staticmethod
+    def of(
+        class_: type,
+        *,
+        aggregate: str,
+        name: str | None = None,
+        version: int = 1,
+        apply: str | Callable[[Any, Any], Any] = "apply_event",
+        new: Callable[..., Any] | None = None,
+        event: Callable[[Event], Any] | None = None,
+        state: Callable[[Any], dict[str, Any]] | None = None,
+        copy: Callable[[Any], Any] | None = None,
+    ) -> Projection:
+        """The projection of an existing class, unchanged: each event is handed to an object's `apply` method, which changes the object.
+
+        `new` makes one: it is called with the aggregate's id if it takes an argument (default: the class). `event` makes what the method is given (default: a dict of
+        `type` and `data`), `state` a dict of the object (default: its public attributes and its `_state`, without `events`), `copy` another object of the same
+        state (default: `copy.deepcopy`; where that fails, looking back folds from the beginning). Before the first event there is no object: the state is empty.
+        """
+        made = new or class_
+        if not isinstance(class_, type) or not callable(made):
+            raise ProjectionError('Projection.of takes a class, such as Projection.of(Order, aggregate="order")')
+        if isinstance(apply, str) and not callable(getattr(class_, apply, None)):
+            raise ProjectionError(f'{class_.__name__} has no method {apply!r}; name the one that takes an event: apply="when"')
+        return _ObjectProjection(
+            class_.__name__ if name is None else name,
+            aggregate,
+            version,
+            _Object(made, apply, event or _plain_event, state or _public, copy),
+        )
+
+
+# --- an existing class ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """How objects of a class are made, told of events, shown and copied."""
+
+    new: Callable[..., Any]
+    apply: str | Callable[[Any, Any], Any]
+    event: Callable[[Event], Any]
+    state: Callable[[Any], dict[str, Any]]
+    copy: Callable[[Any], Any] | None
+
+    def made(self, aggregate_id: str) -> Any:
+        return self.new(aggregate_id) if _takes_one(self.new) else self.new()
+
+    def tell(self, instance: Any, event: Event) -> None:
+        told = self.event(event)
+        if isinstance(self.apply, str):
+            getattr(instance, self.apply)(told)
+        else:
+            self.apply(instance, told)
+
+    def copied(self, instance: Any) -> Any:
+        return (self.copy or copy.deepcopy)(instance)
+
+    def copies(self, instance: Any) -> bool:
+        """Whether a new object can be copied: one that holds a lock or a connection cannot."""
+        try:
+            self.copied(instance)
+        except Exception:  # noqa: BLE001  # whatever the class raises
+            return False
+        return True
+
+    def shown(self, instance: Any) -> dict[str, Any]:
+        state = self.state(instance)
+        if not isinstance(state, dict):
+            raise ProjectionError(f"state= makes a dict of the object, not {type(state).__name__}")
+        return state
+
+
+class _Held(dict[str, Any]):
+    """A state as it is shown, with the object that it is of.
+
+    Whoever folds gives its state away, so that the object is changed where it stands; to keep a state is to copy it, and its object with it. The events so
+    far are held only where a new object cannot be copied.
+    """
+
+    __slots__ = ("_how", "_instance", "_told")
+
+    def __init__(self, shown: dict[str, Any], how: _Object, instance: Any = None, told: tuple[Any, Event] | None = None) -> None:
+        super().__init__(shown)
+        self._how, self._instance, self._told = how, instance, told
+
+    def after(self, event: Event) -> _Held:
+        instance, keeps = self._instance, self._told is not None
+        if instance is None:
+            instance = self._how.made(event.aggregate_id)
+            keeps = not self._how.copies(instance)
+        self._how.tell(instance, event)
+        return _Held(self._how.shown(instance), self._how, instance, (self._told, event) if keeps else None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Held:
+        if self._instance is None:
+            return _Held({}, self._how)
+        instance = self._how.copied(self._instance) if self._told is None else self._again()
+        return _Held(self._how.shown(instance), self._how, instance, self._told)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)  # elsewhere it is only looked at
+
+    def _again(self) -> Any:
+        """Another object, told the same."""
+        events, told = list[Event](), self._told
+        while told is not None:
+            told, event = told
+            events.append(event)
+        instance = self._how.made(events[-1].aggregate_id)
+        for event in reversed(events):
+            self._how.tell(instance, event)
+        return instance
+
+
+class _ObjectProjection(Projection):
+    """A projection whose states are objects of a class."""
+
+    def __init__(self, name: str, aggregate: str, version: int, how: _Object) -> None:
+        super().__init__(name, aggregate=aggregate, version=version, initial=lambda: _Held({}, how), evolve=_Held.after)
+
+    def on(self, *types: Any) -> Callable[[_F], _F]:
+        raise ProjectionError(f"projection {self.name!r} folds with its class; use .ignore(...) for types that it does not know")
+
+
+def _plain_event(event: Event) -> dict[str, Any]:
+    return {"type": event.type, "data": copy.deepcopy(event.data)}  # the class may keep it, and change it
+
+
+def _public(instance: Any) -> dict[str, Any]:
+    held = {name: value for name, value in _attributes(instance) if name != "events"}
+    inner = held.pop("_state", {})
+    public = {name: value for name, value in held.items() if not name.startswith("_")}
+    return {**public, **(inner if isinstance(inner, dict) else {"_state": inner})}
+
+
+def _attributes(instance: Any) -> Iterator[tuple[str, Any]]:
+    """Those of its dict and of its slots."""
+    yield from getattr(instance, "__dict__", {}).items()
+    for name in (name for one in type(instance).__mro__ for name in getattr(one, "__slots__", ())):
+        if hasattr(instance, name):
+            yield name, getattr(instance, name)
+
+
+def _takes_one(new: Callable[..., Any]) -> bool:
+    """Whether a function can be called with one argument."""
+    try:
+        inspect.signature(new).bind("")
+    except TypeError:
+        return False
+    except ValueError:  # a builtin that does not say
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

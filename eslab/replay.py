@@ -15,6 +15,7 @@ from eslab.events import Events, Slice
 from eslab.folding import FOLD_COLUMNS, Failure, Fold, Rows, decoded, event_types, stretches
 from eslab.model import Event, Selection
 from eslab.projection import Projection
+from eslab.sql import undecodable
 from eslab.views import tables
 from eslab.world import World, WorldBuilder
 
@@ -78,6 +79,7 @@ def run(todo: ReplayPlan, *, on_rows: Callable[[int], None] = lambda count: None
         partial=frozenset(folding.partial),
         ended=folding.ended,
         events=folding.steps,
+        undecodable=undecodable(todo.events, todo.selection),
     )
 
 

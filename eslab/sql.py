@@ -46,6 +46,7 @@ __all__ = [
     "rows",
     "statements",
     "table",
+    "undecodable",
     "write_database",
 ]
 
@@ -257,6 +258,16 @@ def query(events: Events, sql: str, parameters: dict[str, Any] | None = None) ->
     with contextlib.closing(duckdb.connect()) as con:
         con.execute("set TimeZone = 'UTC'")
         return con.execute(sql.format(rows=rows(events)), _bound(parameters or {})).fetchall()
+
+
+def undecodable(events: Events, selection: Selection) -> int:
+    """How many records in a selection could not be read as events. One scan of two narrow columns, where the lab has any."""
+    if not any(counts.undecodable for counts in events.manifest.topics.values()):
+        return 0
+    with contextlib.closing(duckdb.connect()) as con:
+        con.execute("set TimeZone = 'UTC'")
+        found = con.execute(f"select count(*) from {rows(events, selection=selection)} where first and kind = 'undecodable'").fetchall()
+    return int(found[0][0])
 
 
 def table(events: Events, sql: str, parameters: dict[str, Any]) -> pa.Table:

@@ -17,7 +17,7 @@ from eslab.model import Selection, loads
 from eslab.projection import SqlProjection
 from eslab.quoting import identifier
 from eslab.segments import Log
-from eslab.sql import as_of_names, bounded, connect, one_line, rows
+from eslab.sql import as_of_names, bounded, connect, one_line, rows, undecodable
 from eslab.views import tables
 
 __all__ = ["SqlWorld", "evaluate", "register"]
@@ -73,15 +73,12 @@ def evaluate(events: Events, log: Log, projection: SqlProjection, selection: Sel
             table = con.sql(text).to_arrow_table()
         except duckdb.Error as exc:
             raise one_line(exc) from exc
-        undecodable = 0
-        if any(counts.undecodable for counts in events.manifest.topics.values()):
-            undecodable = con.sql("select count(*) from problems").fetchall()[0][0]
     partial = tuple(
         f"{topic}[{partition}]"
         for topic, partition, incarnation in events.lossy
         if selection.cut.offsets.get((topic, partition, incarnation))
     )
-    return SqlWorld(projection, selection, table, undecodable=undecodable, partial=partial)
+    return SqlWorld(projection, selection, table, undecodable=undecodable(events, selection), partial=partial)
 
 
 def register(con: duckdb.DuckDBPyConnection, events: Events, projection: SqlProjection) -> None:

@@ -25,7 +25,8 @@ _SCHEMA: Final = pa.schema([("aggregate_id", pa.string()), ("version", pa.int64(
 class World(Mapping[str, Any]):
     """State by aggregate id, as Arrow; a key that failed is in `failed` and has no state.
 
-    `partial` names the keys that a lossy gap may have robbed of events; `ended` those left out because a tombstone ended them.
+    `partial` names the keys that a lossy gap may have robbed of events; `ended` counts those left out because a tombstone ended them, `undecodable` the
+    records in the selection, of whatever key, that could not be read as events.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class World(Mapping[str, Any]):
         partial: frozenset[str],
         ended: int,
         events: int,
+        undecodable: int = 0,
     ) -> None:
         self.projection, self.selection = projection, selection
         self.failed, self.partial, self.ended, self.events = tuple(failed), partial, ended, events
+        self.undecodable = undecodable
         self._rows = rows
 
     @property
@@ -85,6 +88,7 @@ class World(Mapping[str, Any]):
         said = [f"{len(self):,} {self.projection.aggregate} states from {self.events:,} steps", self.selection.cut.label]
         said += [f"{len(self.failed):,} FAILED, so incomplete"] if self.failed else []
         said += [f"{len(self.partial):,} partial"] if self.partial else []
+        said += [f"{self.undecodable:,} undecodable records in range"] if self.undecodable else []
         said += [f"{self.ended:,} ended"] if self.ended else []
         return ", ".join(one for one in said if one)
 
@@ -115,10 +119,18 @@ class WorldBuilder:
         self._keeper.add(key, version, pack_state(state))
 
     def finish(
-        self, projection: Projection, selection: Selection, *, failed: Sequence[Failure], partial: frozenset[str], ended: int, events: int
+        self,
+        projection: Projection,
+        selection: Selection,
+        *,
+        failed: Sequence[Failure],
+        partial: frozenset[str],
+        ended: int,
+        events: int,
+        undecodable: int,
     ) -> World:
         """The world of all that was added."""
-        return World(projection, selection, self._keeper.finish(), failed, partial, ended, events)
+        return World(projection, selection, self._keeper.finish(), failed, partial, ended, events, undecodable)
 
     def abandon(self) -> None:
         """Remove what a replay that did not end has put on disk."""

@@ -432,3 +432,14 @@ def test_what_had_happened_within_a_cut_is_the_oracles(log, seed):
             world = lab.replay(aggregate, at=other.happened, clock="happened", cut=cut, progress=False)
             found = {row["aggregate_id"]: (row["version"], canonical(state_of(row["state"]))) for row in world.arrow().to_pylist()}
             assert found == {key: (version, canonical(state)) for key, (version, state) in oracle.world(aggregate, held).items()}
+            assert world.undecodable == sum(event.kind == "undecodable" and held(event) for event in oracle.log)
+            compared = lab.compare(aggregate, aggregate, at=other.happened, clock="happened", cut=cut, progress=False)
+            assert sum(compared.counts.values()) == len(world)
+
+
+def test_a_world_says_how_many_records_in_its_range_could_not_be_read(lab):
+    assert "undecodable" not in repr(lab.replay("order", progress=False))
+    broken = [Record(topic="odd", key=b"x", value=b"{", timestamp_ms=NOON + at * 1000) for at in (5, 15)]
+    lab.snapshot(MemorySource(broken), progress=False)
+    assert "1 undecodable records in range" in repr(lab.replay("order", at="12:00:10", progress=False))
+    assert lab.replay("order", progress=False).undecodable == 2
