@@ -87,7 +87,7 @@ class Late:
     def __repr__(self) -> str:
         where = f" in {self._topic}" if self._topic is not None else ""
         if not len(self):
-            return f"<Late: no event{where} arrived {_length(self._least)} or more after its time>"
+            return tables.visible(f"<Late: no event{where} arrived {_length(self._least)} or more after its time>")
         most = dt.timedelta(microseconds=self._rows["late_us"][0].as_py())
         topics = ", ".join(f"{one['values']} {one['counts']:,}" for one in pc.value_counts(self._rows["topic"]).to_pylist())
         suspect = (
@@ -95,7 +95,9 @@ class Late:
             if self._suspects
             else ""
         )
-        return f"<Late: {len(self):,} events{where} arrived {_length(self._least)} or more after their time, by up to {_length(most)} ({topics}){suspect}>"
+        return tables.visible(
+            f"<Late: {len(self):,} events{where} arrived {_length(self._least)} or more after their time, by up to {_length(most)} ({topics}){suspect}>"
+        )
 
     def _repr_html_(self) -> str:
         rows = [

@@ -57,7 +57,7 @@ class SqlWorld:
         said = [f"{len(self):,} row{'s' * (len(self) != 1)}", self.selection.cut.label]
         said += [f"{self.undecodable:,} undecodable records in range"] if self.undecodable else []
         said += [f"records of {', '.join(self.partial)} are missing"] if self.partial else []
-        return f"<{self.projection.name} v{self.projection.version} in SQL: {', '.join(one for one in said if one)}>"
+        return tables.visible(f"<{self.projection.name} v{self.projection.version} in SQL: {', '.join(one for one in said if one)}>")
 
     def _repr_html_(self) -> str:
         shown = [list(row.values()) for row in self._table.slice(0, SHOWN).to_pylist()]

@@ -35,7 +35,14 @@ EXACT = {"big": 2**53 + 1, "bigger": 10**40 + 7, "price": Decimal("1.10")}
 
 def views(text: str) -> dict[str, Any]:
     """Everything that shows itself, made of this text wherever a record, a handler or a caller can bring it."""
-    payload = {"eventId": text, "eventType": text, "source": text, "correlationId": text, "data": {"orderId": text, text: text, "n": text}}
+    payload = {
+        "eventId": text,
+        "timestamp": 0,
+        "eventType": text,
+        "source": text,
+        "correlationId": text,
+        "data": {"orderId": text, text: text, "n": text},
+    }
     values = [dumps(payload), dumps({**payload, "data": {"orderId": text, "n": {text: [text]}}}), b"{broken", None]
     records = [Record(topic="orders", timestamp_ms=1000 * (at + 1), key=text.encode(), value=value) for at, value in enumerate(values[:3])]
     lab = eslab.play(records[:2])
@@ -56,6 +63,7 @@ def views(text: str) -> dict[str, Any]:
     right.on(text)(lambda state, event: {**state, **EXACT, "also": HALF.replace("\ud800", "x"), "n": text})
     compared, broken = lab.compare(left, right, progress=False), lab.compare(left, failing, progress=False)
     taken = lab.snapshot(MemorySource([]), progress=False)
+    lab.bookmark(text, at=lab.cut(event_id=text))
     return {
         "lab": lab,
         "info": lab.info(),
@@ -76,7 +84,10 @@ def views(text: str) -> dict[str, Any]:
         "half changes": lab.history("order", text, projection=other).diff(0, 2),
         "change": h.diff(0, 2)[0],
         "cut": lab.cut(event_id=text),
+        "bookmarks": lab.bookmarks,
+        "late": lab.late(min="0s"),
         "world": lab.replay("order", progress=False),
+        "sql world": lab.replay(eslab.SqlProjection(text, "select event_id, data from events")),
         "failed world": lab.replay(failing, progress=False),
         "exact world": lab.replay(left, progress=False),
         "plan": replay.plan(lab._now(), other, h.selection),
