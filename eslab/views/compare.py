@@ -198,7 +198,8 @@ def side_by_side(names: Sequence[str], steppers: Sequence[Any]) -> Any:
     """Widgets beside each other, or below each other where there is no room, each under its name."""
     import ipywidgets as w  # noqa: PLC0415  # widgets are imported where one is drawn
 
-    boxes = [w.VBox([w.HTML(_bold(name)), one], layout=w.Layout(min_width="0")) for name, one in zip(names, steppers, strict=True)]
-    return w.GridBox(
-        boxes, layout=w.Layout(grid_template_columns="repeat(auto-fit, minmax(30em, 1fr))", grid_gap="1em", padding="0 4px 0 0")
-    )
+    boxes = [
+        w.VBox([w.HTML(_bold(name)), one], layout=w.Layout(min_width="0", padding="0 1px 0 0"))
+        for name, one in zip(names, steppers, strict=True)
+    ]
+    return w.GridBox(boxes, layout=w.Layout(grid_template_columns="repeat(auto-fit, minmax(30em, 1fr))", grid_gap="1em"))
