@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-BENCHES = ("capture", "decode_sort", "snapshot", "lookup", "replay", "stepper")
+BENCHES = ("capture", "decode_sort", "snapshot", "lookup", "replay", "compare", "stepper")
 
 if __name__ == "__main__":
     wanted = sys.argv[1:] or BENCHES

@@ -381,7 +381,8 @@ class Lab:
         events = self._now()
         sides = [self._folded(one) for one in (left, right)]
         selection = self._selection(events, at, clock, cut)
-        with Bar(f"comparing {sides[0].name} with {sides[1].name}", unit="steps", shown=progress) as bar:
+        total = events.manifest.aggregates.get(sides[0].aggregate) if keys is None else None
+        with Bar(f"comparing {sides[0].name} with {sides[1].name}", total, unit="steps", shown=progress) as bar:
             return compare.compare(events, sides[0], sides[1], selection, self._clock(), keys=keys, ended=ended, on_rows=bar.count)
 
     def sql(self, query: str, **parameters: Any) -> duckdb.DuckDBPyRelation:

@@ -373,6 +373,12 @@ def test_two_projections_of_different_aggregates_are_refused():
         lab.compare(left, Projection("other", aggregate="order"))
 
 
+def test_what_has_no_steps_is_refused():
+    lab, left, _ = simple()
+    with pytest.raises(ProjectionError, match="folds no events"):
+        lab.compare(left, eslab.SqlProjection("counts", query="select 1 as n"), progress=False)
+
+
 def test_the_name_of_an_aggregate_stands_for_its_default_projection():
     lab, left, _ = simple()
     found = lab.compare("thing", left, progress=False)
