@@ -278,7 +278,7 @@ class History(Sequence[Step]):
         ]
         more = f"; the first and last {SHOWN // 2}" if len(self) > SHOWN else ""
         return tables.html(
-            ["version", "event", "recorded", "changes", ""],
+            ["version", "event", "recorded", "changes", "marks"],
             rows,
             caption=f"{self.aggregate} {self.aggregate_id}: {self._said()}{more}",
             empty="no steps",

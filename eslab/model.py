@@ -253,7 +253,7 @@ class Event:
         text = self._rows.value("data", self._row) or ""
         data = text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"
         rows = [[escape(name), escape(value)] for name, value in [*told, ("data", data)]]
-        return grid(["", ""], rows, left=[True, True], caption=str(self.type or "undecodable"))
+        return grid(["field", "value"], rows, left=[True, True], caption=str(self.type or "undecodable"))
 
     def _text(self, column: str) -> str | None:
         value = self._rows.value(column, self._row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Final, Self
 
 from tqdm.auto import tqdm
 
@@ -10,13 +10,15 @@ from eslab.sources import Chunk
 
 __all__ = ["Bar"]
 
+DELAY_S: Final = 2.0  # work that is done sooner shows no bar: in a notebook even one that has gone leaves a line in the saved file
+
 
 class Bar:
     """A progress bar, or none, with the two ways in which it moves."""
 
     def __init__(self, what: str, total: int | None = None, *, unit: str = "records", shown: bool) -> None:
         self.records = 0
-        self._bar = tqdm(total=total or None, desc=what, unit=f" {unit}", unit_scale=True, disable=not shown, leave=False, delay=0.5)
+        self._bar = tqdm(total=total or None, desc=what, unit=f" {unit}", unit_scale=True, disable=not shown, leave=False, delay=DELAY_S)
 
     def __enter__(self) -> Self:
         return self
