@@ -510,5 +510,5 @@ def _clean(folder: Path, keep: Collection[str]) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what a build left that died: its names begin with a dot. The caller holds the writer's lock, so no other runs now."""
-    for path in (folder / "events").glob(".*"):
+    for path in [*(folder / "events").glob(".*"), *folder.glob(".lab.toml-*")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
