@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from eslab.errors import EslabError, SourceChanged
 from eslab.model import Life
-from eslab.segments import Log, Segment, SegmentWriter, reaches
+from eslab.segments import Log, Segment, SegmentWriter, reaches, uncovered
 from eslab.sources import RECORDS, Chunk, Hole, Partition, Source, TopicPartition
 
 __all__ = ["CapturePlan", "Offsets", "Part", "capture", "plan"]
@@ -89,7 +89,7 @@ def plan(
         high = min(partition.end, bound) if (bound := _bound(stop, partition)) is not None else partition.end
         facts = {"source": source.url, "isolation": source.isolation, "topic_id": partition.topic_id, "cluster_id": partition.cluster_id}
         ends[life] = high
-        for begin, end in _uncovered(max(low, 0 if covered else partition.log_start), high, covered):
+        for begin, end in uncovered(max(low, 0 if covered else partition.log_start), high, covered):
             told = max((next_ for _, next_ in covered if next_ <= begin), default=0)
             parts.append(Part(life, begin, end, tuple(_before(told, begin, partition.log_start)), facts))
     return CapturePlan(tuple(parts), tuple(notices + waiting), tuple(notices), ends)
@@ -107,15 +107,6 @@ def _bound(bound: Offsets | None, partition: Partition) -> int | None:
     if bound is None or isinstance(bound, int):
         return bound
     return bound.get((partition.topic, partition.partition))
-
-
-def _uncovered(low: int, high: int, covered: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    for start, next_ in covered:
-        if low < min(start, high):
-            yield low, min(start, high)
-        low = max(low, next_)
-    if low < high:
-        yield low, high
 
 
 def _before(told: int, start: int, log_start: int) -> Iterator[Hole]:

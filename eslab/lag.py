@@ -116,7 +116,7 @@ class Standing:
         return self.table.drop_columns(["time"])
 
     def _said(self) -> str:
-        behind = "lag unknown" if self.lag is None else f"{self.lag:,} offsets and {_duration(self.lag_s)} behind"
+        behind = "lag unknown" if self.lag is None else f"{self.lag:,} offsets and {tables.duration(self.lag_s)} behind"
         part = (
             f", not counting {len(self.unknown)} of {self.table.num_rows} partitions, of which it is not known"
             if self.unknown and self.lag is not None
@@ -134,7 +134,7 @@ class Standing:
                 row["topic"],
                 row["partition"],
                 *(_or_dash(row[name]) for name in ("committed", "end", "lag", "records")),
-                _duration(row["lag_s"]),
+                tables.duration(row["lag_s"]),
                 row["why"],
             ]
             for row in self.table.to_pylist()
@@ -207,11 +207,13 @@ class Stalls(Sequence[Stall]):
         )
         seconds = [one.peak_us for one in group if one.peak_us is not None]
         far = (
-            f"at most {sum(one.peak for one in group):,} offsets" + (f" and {_duration(max(seconds) / 1e6)}" if seconds else "") + " behind"
+            f"at most {sum(one.peak for one in group):,} offsets"
+            + (f" and {tables.duration(max(seconds) / 1e6)}" if seconds else "")
+            + " behind"
         )
         return (
             longest,
-            f"{first.topic}[{partitions}] stood still from {self._show(min(one.since for one in group))} for {_duration(longest / 1e6)}{went_on}{caught_up}; {far}",
+            f"{first.topic}[{partitions}] stood still from {self._show(min(one.since for one in group))} for {tables.duration(longest / 1e6)}{went_on}{caught_up}; {far}",
         )
 
     def _show(self, us: int) -> str:
@@ -228,11 +230,11 @@ class Stalls(Sequence[Stall]):
             [
                 one.name,
                 self._show(one.since),
-                _duration(one.stood_us / 1e6),
+                tables.duration(one.stood_us / 1e6),
                 *("—" if when is None else self._show(when) for when in (one.moved, one.caught_up)),
                 one.peak,
                 self._show(one.peak_at),
-                _duration(None if one.peak_us is None else one.peak_us / 1e6),
+                tables.duration(None if one.peak_us is None else one.peak_us / 1e6),
             ]
             for one in self.found[:SHOWN]
         )
@@ -420,11 +422,13 @@ class Lag:
         if self.known_since is None:
             return f"Lag of {self.group}: {where}; it has committed nothing"
         last = self.at(self.stop)
-        now = "unknown" if last.lag is None else f"{last.lag:,} offsets, {_duration(last.lag_s)}"
+        now = "unknown" if last.lag is None else f"{last.lag:,} offsets, {tables.duration(last.lag_s)}"
         highest = self._totals.sort_by([("lag", "descending"), ("time", "ascending")]).slice(0, 1).to_pylist()[0]
         longest = self._totals.sort_by([("lag_s", "descending"), ("time", "ascending")]).slice(0, 1).to_pylist()[0]
         peaks = f"; highest {highest['lag']:,} offsets at {self.clock.show(highest['time'])}" if highest["lag"] is not None else ""
-        peaks += f", longest {_duration(longest['lag_s'])} at {self.clock.show(longest['time'])}" if longest["lag_s"] is not None else ""
+        peaks += (
+            f", longest {tables.duration(longest['lag_s'])} at {self.clock.show(longest['time'])}" if longest["lag_s"] is not None else ""
+        )
         return f"Lag of {self.group}: {where}, known since {self.clock.show(self.known_since)}{peaks}; at the end, {self.clock.show(self.stop)}: {now}"
 
     def __repr__(self) -> str:
@@ -440,7 +444,7 @@ class Lag:
                 _or_dash(last),
                 _or_dash(highest),
                 self.clock.show(highest_at),
-                _duration(longest),
+                tables.duration(longest),
                 self.clock.show(longest_at),
             ]
             for topic, partition, last, _, highest, highest_at, longest, longest_at in order[:SHOWN]
@@ -493,15 +497,6 @@ def _or_dash(value: Any) -> Any:
 
 def _some(lines: Sequence[str]) -> Iterable[str]:
     return lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"... and {len(lines) - SHOWN} more"]
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "—"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def groups(samples: pa.Table, clock: Clock) -> pd.DataFrame:

@@ -43,6 +43,7 @@ __all__ = [
     "pack_state",
     "parse_path",
     "unpack_state",
+    "value_at",
 ]
 
 
@@ -426,6 +427,18 @@ def parse_path(text: str) -> Path:
     if not parts:
         raise ConfigError("a path must not be empty; write it like a.b[0]")
     return tuple(parts)
+
+
+def value_at(value: Any, path: Path) -> Any:
+    """What stands at a path without `[]` in a JSON value; None where nothing does."""
+    for part in path:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and -len(value) <= part < len(value):
+            value = value[part]
+        else:
+            return None
+    return value
 
 
 def format_path(path: Iterable[str | int | _Sentinel]) -> str:

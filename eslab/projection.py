@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
 from eslab.errors import ProjectionError
-from eslab.model import EACH, TOMBSTONE, Event, Path
+from eslab.model import EACH, TOMBSTONE, Event, Path, value_at
 from eslab.views import tables
 
 __all__ = ["Handler", "MergeProjection", "Projection", "SqlProjection"]
@@ -331,21 +331,10 @@ class MergeProjection(Projection):
 def _carriers(value: Any, path: Path, identity: str) -> list[dict[str, Any]]:
     """The elements of the innermost list on the path that hold the id."""
     if EACH not in path:
-        return [value] if isinstance(value, dict) and _text(_inside(value, path)) == identity else []
+        return [value] if isinstance(value, dict) and _text(value_at(value, path)) == identity else []
     at = path.index(EACH)
-    inner = _inside(value, path[:at])
+    inner = value_at(value, path[:at])
     return [found for element in inner for found in _carriers(element, path[at + 1 :], identity)] if isinstance(inner, list) else []
-
-
-def _inside(value: Any, path: Path) -> Any:
-    for part in path:
-        if isinstance(value, dict):
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and -len(value) <= part < len(value):
-            value = value[part]
-        else:
-            return None
-    return value
 
 
 def _text(value: Any) -> str | None:

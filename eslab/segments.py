@@ -42,6 +42,7 @@ __all__ = [
     "holes_of",
     "is_writing",
     "reaches",
+    "uncovered",
     "writer_lock",
 ]
 
@@ -219,6 +220,16 @@ def _holes(segments: Sequence[Segment]) -> Iterator[Hole]:
             if hole.next > reach.start:
                 yield Hole(max(hole.start, reach.start), hole.next, hole.cause)
         reached = reach.next
+
+
+def uncovered(low: int, high: int, covered: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The parts of `[low, high)` that none of these ranges (ascending) covers."""
+    for start, next_ in covered:
+        if low < min(start, high):
+            yield low, min(start, high)
+        low = max(low, next_)
+    if low < high:
+        yield low, high
 
 
 def merge_holes(holes: Iterable[Hole]) -> Iterator[Hole]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from eslab.errors import CorruptLog
 from eslab.events import Events, Manifest
 from eslab.model import Life
-from eslab.segments import Log, Segment, check, reaches, read_footer
+from eslab.segments import Log, Segment, check, reaches, read_footer, uncovered
 from eslab.views import tables
 
 __all__ = ["Verification", "verify"]
@@ -171,7 +171,7 @@ def _remembered(manifest: Manifest | None, lives: Mapping[Life, list[Segment]]) 
         segments = lives.get(state.life, [])
         held = [(reach.start, reach.next) for reach in reaches(segments)]
         place = f"{state.topic}[{state.partition}] incarnation {state.incarnation}"
-        for start, next_ in (lack for covered in state.covered for lack in _without(covered, held)):
+        for start, next_ in (lack for covered in state.covered for lack in uncovered(*covered, held)):
             yield Problem(
                 f"{place}: offsets {start}–{next_ - 1} were captured once, and no segment holds them now", state.life, start, next_
             )
@@ -180,17 +180,6 @@ def _remembered(manifest: Manifest | None, lives: Mapping[Life, list[Segment]]) 
             if known not in (None, segment.footer.self_checksum) and not segment.footer.level:
                 text = f"{segment.path}: is not the segment that the events were built from"
                 yield Problem(text, state.life, segment.footer.start, segment.footer.next)
-
-
-def _without(range_: tuple[int, int], held: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The parts of a range that none of these (ascending) cover."""
-    at, end = range_
-    for low, high in held:
-        if at < min(low, end):
-            yield at, min(low, end)
-        at = max(at, high)
-    if at < end:
-        yield at, end
 
 
 def _notes(manifest: Manifest | None, lives: Mapping[Life, list[Segment]]) -> Iterator[str]:

@@ -496,7 +496,8 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_reached(settin
 
 
 def test_settings_of_other_clients_in_a_file_are_left_alone():
-    read_settings({"config": {"group.id": "g", "acks": "all", "ssl.protocol": "TLSv1.3", "sasl.login.class": "x"}}, environment={})
+    found = read_settings({"config": {"group.id": "g", "acks": "all", "ssl.protocol": "TLSv1.3", "sasl.login.class": "x"}}, environment={})
+    assert (found.protocol, found.mechanism, found.options) == ("PLAINTEXT", None, {"security_protocol": "PLAINTEXT"})
 
 
 def test_an_old_key_store_is_refused_with_the_line_that_turns_it_into_a_new_one(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
-from eslab.model import EACH, Path, dumps
+from eslab.model import EACH, Path, dumps, value_at
 
 __all__ = ["with_decimals", "with_digits"]
 
@@ -33,7 +33,7 @@ def with_digits(data: pa.Array, values: pa.Array, places: Sequence[Path], paths:
 def _digits_of(text: str, value: bytes, places: Sequence[Path], paths: Sequence[Path]) -> str:
     try:
         payload = _exact(value)
-        found = (inner for place in places if (inner := _at(payload, place)) is not None)
+        found = (inner for place in places if (inner := value_at(payload, place)) is not None)
         data = next(found, None)
         for path in paths:
             data = _replaced(data, path, _digits)
@@ -61,17 +61,6 @@ def _replaced(value: Any, path: Path, make: Callable[[Any], Any]) -> Any:
         at = range(len(value)) if part is EACH else [part] if isinstance(part, int) and -len(value) <= part < len(value) else []
         for one in at:
             value[one] = _replaced(value[one], rest, make)
-    return value
-
-
-def _at(value: Any, path: Path) -> Any:
-    for part in path:
-        if isinstance(value, dict):
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and -len(value) <= part < len(value):
-            value = value[part]
-        else:
-            return None
     return value
 
 

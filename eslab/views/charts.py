@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from eslab.views.offline import offline
+from eslab.views.tables import duration
 
 __all__ = ["Drawn", "lag", "throughput"]
 
@@ -149,7 +150,7 @@ def lag(
 
 def _frame(rows: Sequence[Row], time: _Time) -> pd.DataFrame:
     """The rows with their time as the axis has it, as people read it, and a lag in seconds in words."""
-    words = [{"for": _told_s(row["lag_s"])} if "lag_s" in row else {} for row in rows]
+    words = [{"for": "unknown" if row["lag_s"] is None else duration(row["lag_s"])} if "lag_s" in row else {} for row in rows]
     return pd.DataFrame(
         [{**row, **told, "x": time.wall(row["time"]), "at": time.told(row["time"])} for row, told in zip(rows, words, strict=True)]
     ).drop(columns=["time", "unknown"], errors="ignore")
@@ -166,15 +167,6 @@ def _moved(bold: pd.DataFrame, time: _Time) -> list[Any]:
     colour = alt.Color("way:N", title="offsets", scale=_scale(ways), sort=ways, legend=legend)
     lines = base.transform_fold([*ways], as_=["way", "offsets"]).encode(y=_up("offsets", title, ",d", zero=False), color=colour)
     return [between, *_line(lines, width=1.8)]
-
-
-def _told_s(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min {rest} s"
 
 
 def _up(field: str, title: str, form: str, *, zero: bool = True) -> alt.Y:

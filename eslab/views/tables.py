@@ -10,7 +10,7 @@ from typing import Any, Final
 from eslab.markup import LEFT, Html, escape, grid, visible
 from eslab.model import MISSING, dumps
 
-__all__ = ["LEFT", "Html", "escape", "html", "paragraphs", "show", "size", "visible"]
+__all__ = ["LEFT", "Html", "duration", "escape", "html", "paragraphs", "show", "size", "visible"]
 
 MOST: Final = 200  # rows: what is longer is for .df() or .arrow()
 LONGEST: Final = 200  # characters of one value; the whole of it is one look-up away
@@ -54,6 +54,16 @@ def show(value: Any, longest: int = LONGEST) -> str:
 def paragraphs(lines: Iterable[str]) -> str:
     """Each line as a paragraph of its own."""
     return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def duration(seconds: float | None) -> str:
+    """So many seconds, for people."""
+    if seconds is None:
+        return "—"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def size(count: float) -> str:
