@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, overload
 
 import pandas as pd
@@ -88,13 +89,32 @@ def _same_kinds(before: Any, after: Any) -> bool:
 
 
 def _walk(before: Any, after: Any, path: Path) -> Iterator[Change]:
-    if before is after:
+    pairs = _pairs(before, after)
+    if pairs is None:
+        if _differ(before, after):
+            yield Change(path, before, after)
         return
+    for key, one, other in pairs:
+        if one is other:
+            continue
+        if isinstance(one, _NESTED) and isinstance(other, _NESTED):  # only these: a generator for each leaf costs most of the time
+            yield from _walk(one, other, (*path, key))
+        elif _differ(one, other):
+            yield Change((*path, key), one, other)
+
+
+_NESTED = (dict, list, tuple)
+
+
+def _pairs(before: Any, after: Any) -> Iterable[tuple[Any, Any, Any]] | None:
+    """What stands under the same key, or at the same position, of two objects or two lists; None for any other two."""
     if isinstance(before, dict) and isinstance(after, dict):
-        for key in [*before, *(key for key in after if key not in before)]:
-            yield from _walk(before.get(key, MISSING), after.get(key, MISSING), (*path, key))
-    elif isinstance(before, (list, tuple)) and isinstance(after, (list, tuple)):
-        for at in range(max(len(before), len(after))):
-            yield from _walk(before[at] if at < len(before) else MISSING, after[at] if at < len(after) else MISSING, (*path, at))
-    elif isinstance(before, bool) is not isinstance(after, bool) or before != after:
-        yield Change(path, before, after)
+        keys = [*before, *(key for key in after if key not in before)]
+        return ((key, before.get(key, MISSING), after.get(key, MISSING)) for key in keys)
+    if isinstance(before, (list, tuple)) and isinstance(after, (list, tuple)):
+        return ((at, one, other) for at, (one, other) in enumerate(zip_longest(before, after, fillvalue=MISSING)))
+    return None
+
+
+def _differ(before: Any, after: Any) -> bool:
+    return isinstance(before, bool) is not isinstance(after, bool) or bool(before != after)

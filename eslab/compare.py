@@ -105,7 +105,7 @@ class Difference:
 
     def __repr__(self) -> str:
         failed = "; ".join(f"{side} failed: {one.error}" for side, one in _failed(self.failures))
-        said = [self.group.replace("_", " "), _paths(self.paths) if self.paths else "", failed]
+        said = [self.group.replace("_", " "), _paths(self.paths), failed]
         return visible(f"<Difference of {self.key}: {', '.join(filter(None, said))}{f'; {self.divergence!r}' if self.divergence else ''}>")
 
     def _repr_html_(self) -> str:
@@ -384,8 +384,7 @@ def _names(changes: Changes) -> list[str]:
 
 
 def _paths(changes: Changes) -> str:
-    names = _names(changes)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(_names(changes[:3])) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
 
 
 def compare(

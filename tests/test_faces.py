@@ -233,7 +233,7 @@ def test_a_state_of_five_megabytes_gives_a_small_view_quickly():
     for view in every:
         began = time.process_time()
         page, plain = shown(view), repr(view) if not hasattr(view, "changes") else ""
-        assert time.process_time() - began < 5, view.__class__
+        assert time.process_time() - began < 10, view.__class__
         assert len(page) < 200_000, view.__class__
         assert len(plain) < 10_000 or view.__class__.__name__ == "Changes", view.__class__
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Locator, Page
 
-SLOW_MS = 2500  # what counts as frozen on a busy machine
+SLOW_MS = 5000  # what counts as frozen on a busy machine
 
 
 def order(at, kind="OrderChanged", **data):

@@ -136,7 +136,7 @@ def test_a_watch_ends_after_its_time_and_leaves_out_turns_that_a_slow_answer_too
 
     began = time.monotonic()
     made = watching.watch(tmp_path, "kafka://x", slowly, every_s=0.05, stop=threading.Event(), for_s=0.4)
-    assert 0.35 < time.monotonic() - began < 2
+    assert 0.35 < time.monotonic() - began < 5
     assert 1 <= made.polls <= 3
 
 
