@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ MARKS = {
     "trio": "kafka",
     "chromium": "browser",
 }  # fixture -> the mark of the tests that use it, directly or not
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what goes on in the background; our tests press Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("busy", deadline=None)  # two workers on two cores: a first call may take a second
 settings.load_profile("busy")
