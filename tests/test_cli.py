@@ -172,6 +172,8 @@ def test_every_command_has_its_help():
         "history",
         "at",
         "diff",
+        "late",
+        "bookmark",
         "compare",
         "lag",
         "throughput",

@@ -9,6 +9,7 @@ from eslab.cli.capturing import demo, export, info, snapshot, verify, watch
 from eslab.cli.command import main
 from eslab.cli.comparing import compare
 from eslab.cli.measuring import lag, throughput
+from eslab.cli.moments import bookmark, late
 from eslab.cli.querying import sql
 
 __all__ = ["main"]
@@ -23,6 +24,8 @@ for one in (
     history,
     at,
     diff,
+    late,
+    bookmark,
     compare,
     lag,
     throughput,

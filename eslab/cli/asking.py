@@ -47,11 +47,14 @@ def find(ctx: click.Context, folder: str, anything: str, tz: str | None, *, as_j
 @click.command(cls=Command)
 @one_aggregate
 @click.option("--at", metavar="TIME", help="Until this moment, inclusive. Default: all that is captured.")
+@click.option("--bookmark", metavar="NAME", help="Until this bookmark.")
 @fold_options
 @click.pass_obj
-def history(out: Out, /, *, at: str | None, as_json: bool, **asked: Any) -> None:
+def history(out: Out, /, *, at: str | None, bookmark: str | None, as_json: bool, **asked: Any) -> None:
     """Show what happened to one aggregate, step by step."""
-    lab, found = open_history(**asked, at=at)
+    if at is not None and bookmark is not None and asked["clock"] == "recorded":
+        raise click.UsageError("name one moment: --at or --bookmark; both with --clock happened")
+    lab, found = open_history(**asked, at=at, bookmark=bookmark)
     if as_json:
         note_partial(found.partial)
         out.json(rows_of(found.df().reset_index()))
@@ -59,7 +62,7 @@ def history(out: Out, /, *, at: str | None, as_json: bool, **asked: Any) -> None
     out.line(repr(found).strip("<>"))
     columns = ["version", "event", "recorded", "id", "changes", "marks"]
     out.table(columns, (_step(lab, step) for step in found))
-    _again(out, "history", asked, at=at and word(lab.moment(at)))
+    _again(out, "history", asked, at=at and word(lab.moment(at)), bookmark=bookmark)
 
 
 @click.command(cls=Command)
@@ -68,24 +71,37 @@ def history(out: Out, /, *, at: str | None, as_json: bool, **asked: Any) -> None
 @click.option("--version", type=click.IntRange(min=0), help="After so many steps; 0 is before the first.")
 @click.option("--event", metavar="ID", help="After everything up to and with this event.")
 @click.option("--cut", metavar="JSON", help="Up to a cut, as --json prints it.")
+@click.option("--bookmark", metavar="NAME", help="Up to a bookmark.")
 @fold_options
 @click.pass_obj
-def at(out: Out, /, *, moment: str | None, version: int | None, event: str | None, cut: str | None, as_json: bool, **asked: Any) -> None:
+def at(
+    out: Out,
+    /,
+    *,
+    moment: str | None,
+    version: int | None,
+    event: str | None,
+    cut: str | None,
+    bookmark: str | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
     """Show one aggregate as it was at a moment.
 
     MOMENT is a time (inclusive) or a version like v3; without one, all that is captured counts.
     """
     from eslab.model import Cut
 
-    if sum(one is not None for one in (moment, version, event, cut)) > 1:
-        raise click.UsageError("name one moment: MOMENT, --version, --event or --cut")
+    if sum(one is not None for one in (moment, version, event, cut, bookmark)) > 1:
+        raise click.UsageError("name one moment: MOMENT, --version, --event, --cut or --bookmark")
     lab, found = open_history(**asked)
     if moment is not None:
         told = moment_of(lab, moment)
         state, words = found.at(told), [word(told)]
     else:
-        state = found.at(version=version, event_id=event, cut=None if cut is None else Cut.from_json(cut))
-        words = [word(state.version)] if event is None and cut is None else []
+        told_cut = lab.cut(bookmark=bookmark) if bookmark is not None else None if cut is None else Cut.from_json(cut)
+        state = found.at(version=version, event_id=event, cut=told_cut)
+        words = [word(state.version)] if event is None and told_cut is None else []
     last = told_event(lab, state.event)
     if as_json:
         note_partial(state.partial)
@@ -106,7 +122,7 @@ def at(out: Out, /, *, moment: str | None, version: int | None, event: str | Non
     if last:
         out.line(f"after {last['event_type']} {last['event_id']}, recorded {cell(last['recorded_at'])}, at {last['at']}")
     out.table(["field", "value"], state.value.items() if isinstance(state.value, dict) else [["", state.value]])
-    _again(out, "at", asked, *words, event=event, cut=cut)
+    _again(out, "at", asked, *words, event=event, cut=cut, bookmark=bookmark)
 
 
 @click.command(cls=Command)
@@ -152,11 +168,20 @@ def word(moment: int | dt.datetime) -> str:
 
 
 def open_history(
-    *, folder: str, aggregate: str, aggregate_id: str, projection: str | None, clock: str, tz: str | None, at: str | None = None
+    *,
+    folder: str,
+    aggregate: str,
+    aggregate_id: str,
+    projection: str | None,
+    clock: str,
+    tz: str | None,
+    at: str | None = None,
+    bookmark: str | None = None,
 ) -> tuple[Lab, History]:
     lab = open_lab(folder, tz)
     until = None if at is None else lab.moment(at)
-    return lab, lab.history(aggregate, aggregate_id, projection=load_projection(projection), at=until, clock=clock)
+    cut = None if bookmark is None else lab.cut(bookmark=bookmark)
+    return lab, lab.history(aggregate, aggregate_id, projection=load_projection(projection), at=until, clock=clock, cut=cut)
 
 
 def _again(out: Out, command: str, asked: Mapping[str, Any], *words: str, **options: str | None) -> None:
