@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import secrets
@@ -54,8 +55,7 @@ class Bookmarks(Mapping[str, Cut]):
         kept = self._read()
         if name not in kept:
             raise MomentError(_unknown(name, kept))
-        cut = kept[name]
-        return Cut(cut.offsets, label=f"bookmark {name!r}, {cut.label}", store=cut.store, excluded=cut.excluded)
+        return dataclasses.replace(kept[name], label=f"bookmark {name!r}, {kept[name].label}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._read())

@@ -263,8 +263,11 @@ def select(events: Events, at: str | dt.datetime | Cut | None, *, clock: Clock, 
     return Selection(at_time(events, moment, f"recorded until {clock.show(moment)}"))
 
 
-def changed_since(events: Events, cut: Cut) -> str:
-    """What is not as it was when the cut was made, as one sentence; "" if all is. Raises `MomentError` for a cut of topics that this lab has not."""
+def changed_since(events: Events, cut: Cut, upcasters: str) -> str:
+    """What is not as it was when the cut was made, as one sentence; "" if all is. Raises `MomentError` for a cut of topics that this lab has not.
+
+    `upcasters` is the fingerprint of those that are declared now.
+    """
     lives = {life: next_ for life, next_ in cut.offsets.items() if next_}
     known = {life[0] for life in events.cut.offsets}
     strange = sorted({topic for topic, _, _ in lives} - known)
@@ -274,9 +277,10 @@ def changed_since(events: Events, cut: Cut) -> str:
         )
     now = events.manifest.fingerprints(lives)
     other = sorted({life[0] for life in lives if life in cut.store and cut.store[life] != now.get(life)})
-    if not other:
-        return ""
-    return f"{', '.join(other)} is read by other rules than when this cut was made, or holds other records below it: answers may differ from then"
+    said = [f"{', '.join(other)} is read by other rules than when this cut was made, or holds other records below it"] if other else []
+    if cut.upcasters is not None and cut.upcasters != upcasters:
+        said.append("other upcasters are declared now than when this cut was made")
+    return f"{'; '.join(said)}: answers may differ from then" if said else ""
 
 
 def _births(events: Events) -> dict[Life, dt.datetime]:

@@ -172,7 +172,7 @@ class History(Sequence[Step]):
         if isinstance(asked, int):
             return self._at_version(asked)
         if isinstance(asked, Cut):
-            note = cuts.changed_since(self._events, asked)
+            note = cuts.changed_since(self._events, asked, self.projection.upcast_by)
             return self._state_of(np.flatnonzero(self._rows_before(asked)), lambda: asked, note)
         if asked is None:
             return self._state_of(np.arange(len(self)), lambda: self.selection.cut)

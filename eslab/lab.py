@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import threading
 import time
@@ -14,7 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import duckdb
 import pandas as pd
 
-from eslab import building, compare, cuts, history, replay, sql, sqlworld, verify, watching
+from eslab import building, compare, cuts, history, replay, sql, sqlworld, upcasters, verify, watching
 from eslab.bookmarks import Bookmarks
 from eslab.capture import CapturePlan, Offsets, capture, plan
 from eslab.compare import Comparison
@@ -22,6 +23,7 @@ from eslab.contents import Gaps, Info, Snapshot, span, told_of
 from eslab.cuts import Clock
 from eslab.errors import ConfigError, LabBusy, MomentError, NotALab, ProjectionError
 from eslab.events import Events, Manifest, newest_manifest
+from eslab.freezing import strict as frozen
 from eslab.history import History
 from eslab.lag import Lag, groups, open_lag
 from eslab.late import MIN, Late, find_late
@@ -38,6 +40,8 @@ from eslab.sources.opening import open_groups, open_source
 from eslab.sqlworld import SqlWorld
 from eslab.throughput import Throughput, open_throughput
 from eslab.transactions import waiting
+from eslab.upcasters import Upcasters
+from eslab.upcasting import Rehearsal, rehearse
 from eslab.watching import Watch
 from eslab.world import World
 
@@ -72,6 +76,7 @@ class Lab:
         self._seen: tuple[tuple[object, ...], Events] | None = None
         self._connection: tuple[int, duckdb.DuckDBPyConnection] | None = None
         self._macros: dict[str, SqlProjection] = {}
+        self._upcasters = Upcasters()
         self._told: set[tuple[Cut, str]] = set()
 
     # --- capturing
@@ -261,24 +266,30 @@ class Lab:
         named = [one for one in (event_id, version, offsets, bookmark) if one is not None]
         if len(named) + (group is not None or at is not None) > 1:
             raise MomentError("name one moment: a time, event_id=, version=, offsets=, bookmark=, or group= with a time or without")
-        if event_id is not None:
-            return cuts.at_event(events, event_id)
-        if version is not None:
-            if not isinstance(version, tuple) or len(version) != 3:
-                raise MomentError(f'version={version!r} names no step; write it like version=("order", "ord-1", 3)')
-            return cuts.at_version(events, *version)
-        if offsets is not None:
-            return cuts.at_offsets(events, offsets)
         if bookmark is not None:
             return self._known(events, self.bookmarks.cut(bookmark))
-        if group is not None:
-            return cuts.at_group(events, read_samples(self.path, self._log), group, None if at is None else clock.read(at), clock)
-        return cuts.select(events, at, clock=clock).cut
+        if event_id is not None:
+            found = cuts.at_event(events, event_id)
+        elif version is not None:
+            if not isinstance(version, tuple) or len(version) != 3:
+                raise MomentError(f'version={version!r} names no step; write it like version=("order", "ord-1", 3)')
+            found = cuts.at_version(events, *version)
+        elif offsets is not None:
+            found = cuts.at_offsets(events, offsets)
+        elif group is not None:
+            found = cuts.at_group(events, read_samples(self.path, self._log), group, None if at is None else clock.read(at), clock)
+        else:
+            found = cuts.select(events, at, clock=clock).cut
+        return self._stamped(found)
+
+    def _stamped(self, cut: Cut) -> Cut:
+        """A cut that was made just now, with the upcasters that are declared."""
+        return cut if cut.upcasters is not None else dataclasses.replace(cut, upcasters=self._upcasters.fingerprint)
 
     def bookmark(self, name: str, at: str | dt.datetime | Cut | None = None, *, replace: bool = False) -> Cut:
         """Keep a cut under a name, in the lab: a time, any cut, or all that is captured now. `lab.cut(bookmark=name)` gives it back; `replace` moves a name to another cut."""
         events = self._now()
-        cut = self._selection(events, at).cut
+        cut = self._stamped(self._selection(events, at).cut)
         if not events.cut.offsets:
             raise MomentError("the lab is empty: there is nothing yet that a bookmark could point into")
         self.bookmarks.add(name, cut, replace=replace)
@@ -320,6 +331,7 @@ class Lab:
         at: str | dt.datetime | Cut | None = None,
         keys: str | Sequence[str] | None = None,
         ended: bool = False,
+        strict: bool = False,
         clock: str = "recorded",
         cut: Cut | None = None,
         progress: bool = True,
@@ -341,6 +353,7 @@ class Lab:
         at: str | dt.datetime | Cut | None = None,
         keys: str | Sequence[str] | None = None,
         ended: bool = False,
+        strict: bool = False,
         clock: str = "recorded",
         cut: Cut | None = None,
         progress: bool = True,
@@ -348,16 +361,18 @@ class Lab:
         """Fold a projection (or, by an aggregate's name, the default one) over every aggregate until a moment; over `keys` alone if they are given.
 
         `clock="happened"` takes `at` as the time in the payloads: of all that is captured, or of a `cut`.
-        Keys that a tombstone ended are left out unless `ended`. A handler that raises fails its key: see `World.failed`.
-        A SQL projection is one query over what had come until then: it has neither `keys` nor `ended`.
+        Keys that a tombstone ended are left out unless `ended`. A handler that raises fails its key: see `World.failed`. `strict` freezes states, and the data of events, so that a
+        handler which changes what it was given fails its key, too, and is named. A SQL projection is one query over what had come until then: it has neither `keys`, `ended` nor `strict`.
         """
         events = self._now()
         selection = self._selection(events, at, clock, cut)
         if isinstance(projection, SqlProjection):
-            if keys is not None or ended:
-                raise ProjectionError(f"SQL projection {projection.name!r} has no keys: say which in its query, and drop keys= and ended=")
+            if keys is not None or ended or strict:
+                raise ProjectionError(
+                    f"SQL projection {projection.name!r} has no keys and no handlers: say in its query what is wanted, and drop keys=, ended= and strict="
+                )
             return sqlworld.evaluate(events, self._log, projection, selection, tz=self._zone, trusted=self._trusted)
-        chosen = self._folded(projection)
+        chosen = frozen(self._folded(projection)) if strict else self._folded(projection)
         todo = replay.plan(events, chosen, selection, keys=keys, ended=ended)
         with Bar(f"replaying {chosen.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
             return replay.run(todo, on_rows=bar.count)
@@ -384,6 +399,32 @@ class Lab:
         total = events.manifest.aggregates.get(sides[0].aggregate) if keys is None else None
         with Bar(f"comparing {sides[0].name} with {sides[1].name}", total, unit="steps", shown=progress) as bar:
             return compare.compare(events, sides[0], sides[1], selection, self._clock(), keys=keys, ended=ended, on_rows=bar.count)
+
+    def upcaster(
+        self, event_type: str, *, from_version: str | int | None, to_version: str | int
+    ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+        """Declare how data of one version of an event type becomes data of a newer one; running the cell again replaces it.
+
+        The function takes the data, its own to change, and returns the new data. Upcasters are chained, and applied in every fold of this object (histories, replays, comparisons);
+        SQL shows events as they were written. `from_version=None` is for events that tell no version. Raises `ProjectionError` for a circle, or a gap between versions.
+        """
+
+        def declare(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            self._upcasters = self._upcasters.declared(upcasters.raised(event_type, from_version, to_version, function))
+            return function
+
+        return declare
+
+    @property
+    def upcasters(self) -> Upcasters:
+        """The upcasters that were declared on this object; nothing of them is stored."""
+        return self._upcasters
+
+    def upcast_check(self, *, progress: bool = True) -> Rehearsal:
+        """Take every captured event through its upcasters, keep nothing, and say what came of it: how many of each version, what failed, which versions no upcaster knows."""
+        events = self._now()
+        with Bar("upcasting", sum(counts.events for counts in events.manifest.topics.values()), unit="events", shown=progress) as bar:
+            return rehearse(events, self._upcasters, on_rows=bar.count)
 
     def sql(self, query: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
         """Run SQL over `events`, `history`, `records`, `gaps`, `problems` and `types."<event type>"`; `$name` takes a parameter.
@@ -493,12 +534,12 @@ class Lab:
         return Info(self.path, events.manifest, len(list(self._log.holes())), size, self._clock())
 
     def _folded(self, projection: Projection | str) -> Projection:
-        """The projection; by an aggregate's name, its default one."""
+        """The projection, through the upcasters; by an aggregate's name, its default one."""
         if isinstance(projection, str):
-            return MergeProjection(projection, read_mapping(self.path).elements(projection))
+            projection = MergeProjection(projection, read_mapping(self.path).elements(projection))
         if not isinstance(projection, Projection):
             raise ProjectionError(f"{projection!r:.80} folds no events; give an eslab.Projection, or the name of an aggregate")
-        return projection
+        return self._upcasters.under(projection)
 
     def _selection(self, events: Events, at: str | dt.datetime | Cut | None, clock: str = "recorded", cut: Cut | None = None) -> Selection:
         chosen = cuts.select(events, at, clock=self._clock(), by=clock, cut=cut)
@@ -507,7 +548,7 @@ class Lab:
 
     def _known(self, events: Events, cut: Cut) -> Cut:
         """The cut, once it is sure to be of this lab; what has changed since it was made is said once."""
-        notice = cuts.changed_since(events, cut)
+        notice = cuts.changed_since(events, cut, self._upcasters.fingerprint)
         if notice and (cut, notice) not in self._told:
             self._told.add((cut, notice))
             self._say(f"{repr(cut.label) if cut.label else 'a cut'}: {notice}")

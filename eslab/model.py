@@ -148,6 +148,14 @@ class Event:
         """Whether `data` is still text."""
         return self._data is MISSING
 
+    def reread(self) -> Any:
+        """The data once more: the caller's own, to change. Raises `ValueError` where it cannot be decoded."""
+        return self._rows.data(self._row)
+
+    def renewed(self, version: str | None, data: Any) -> Event:
+        """The same event with this version of its type, and this data."""
+        return _Renewed(self._rows, self._row, self.type, data, version)
+
     @property
     def metadata(self) -> Any:
         return loads(self._rows.value("metadata", self._row) or "{}")
@@ -265,6 +273,20 @@ class Event:
         return value
 
 
+class _Renewed(Event):
+    """An event whose version and data are not those that were written."""
+
+    __slots__ = ("_version",)
+
+    def __init__(self, rows: Columns, row: int, type_: str | _Sentinel | None, data: Any, version: str | None) -> None:
+        super().__init__(rows, row, type_, data)
+        self._version = version
+
+    @property
+    def version(self) -> str | None:
+        return self._version
+
+
 # --- cuts ---------------------------------------------------------------------------------------
 
 Life = tuple[str, int, int]
@@ -277,13 +299,15 @@ class Cut:
 
     Compares by its offsets alone: `a <= b` when everything in `a` is in `b`; `a | b` holds what either holds, `a & b`
     what both do. `label` says how the cut was asked for, `store` holds for each life the fingerprint of the events it was
-    resolved on, `excluded` names the partitions it leaves out on purpose.
+    resolved on, `excluded` names the partitions it leaves out on purpose; `upcasters` is the fingerprint of those that were declared then, None if
+    that is not known.
     """
 
     offsets: Mapping[Life, int]
     label: str = field(default="", compare=False)
     store: Mapping[Life, str] = field(default_factory=dict, compare=False)
     excluded: tuple[Life, ...] = field(default=(), compare=False)
+    upcasters: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "offsets", dict(sorted(self.offsets.items())))
@@ -317,6 +341,9 @@ class Cut:
             label=label,
             store={life: cut.store[life] for life, cut in chosen.items() if life in cut.store},
             excluded=tuple(sorted({*self.excluded, *other.excluded} - chosen.keys())),
+            upcasters=self.upcasters
+            if self.upcasters == other.upcasters
+            else " ".join(sorted({self.upcasters or "", other.upcasters or ""})),
         )
 
     def __repr__(self) -> str:
@@ -349,7 +376,8 @@ class Cut:
             for life, next_ in self.offsets.items()
         ]
         excluded = [{"topic": t, "partition": p, "incarnation": i} for t, p, i in self.excluded]
-        return dumps({"offsets": offsets, "label": self.label, "excluded": excluded}).decode()
+        told = {} if self.upcasters is None else {"upcasters": self.upcasters}
+        return dumps({"offsets": offsets, "label": self.label, "excluded": excluded, **told}).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Cut:
@@ -363,6 +391,7 @@ class Cut:
             label=raw.label,
             store={(o.topic, o.partition, o.incarnation): o.store for o in raw.offsets if o.store},
             excluded=tuple((o.topic, o.partition, o.incarnation) for o in raw.excluded),
+            upcasters=raw.upcasters,
         )
 
 
@@ -386,6 +415,7 @@ class _CutJson(msgspec.Struct):
     offsets: list[_OffsetJson]
     label: str = ""
     excluded: list[_LifeJson] = msgspec.field(default_factory=list)
+    upcasters: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

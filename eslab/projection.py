@@ -19,7 +19,7 @@ from eslab.errors import ProjectionError
 from eslab.model import EACH, TOMBSTONE, Event, Path, value_at
 from eslab.views import tables
 
-__all__ = ["Handler", "MergeProjection", "Projection", "SqlProjection"]
+__all__ = ["Around", "Handler", "MergeProjection", "Projection", "SqlProjection"]
 
 Handler = Callable[[Any, Event], Any]
 _F = TypeVar("_F", bound=Handler)
@@ -32,6 +32,9 @@ class Projection:
     `initial` is the state before the first event: a value (copied for each key) or a function without arguments. `evolve` is one function for every
     event type that has no handler of its own. States are JSON values plus `datetime` and `Decimal`.
     """
+
+    upcast_by = ""
+    """The fingerprint of the upcasters through which the handlers see events; "" for none."""
 
     def __init__(self, name: str, *, aggregate: str, version: int = 1, initial: Any = None, evolve: Handler | None = None) -> None:
         if not aggregate:
@@ -146,6 +149,32 @@ class Projection:
             version,
             _Object(made, apply, event or _plain_event, state or _public, copy),
         )
+
+
+class Around(Projection):
+    """Another projection, called the same, with something round each of its handlers."""
+
+    def __init__(self, inner: Projection) -> None:
+        vars(self).update(vars(inner))
+        self.inner = inner
+
+    def initial(self) -> Any:
+        return self.inner.initial()
+
+    def handler(self, event_type: Any) -> Handler | None:
+        return self.inner.handler(event_type)
+
+    def ignores(self, event_type: Any) -> bool:
+        return self.inner.ignores(event_type)
+
+    def check(self) -> None:
+        self.inner.check()
+
+    def __repr__(self) -> str:
+        return repr(self.inner)
+
+    def _repr_html_(self) -> str:
+        return self.inner._repr_html_()
 
 
 # --- an existing class ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 import eslab
-from eslab import Projection
+from eslab import Projection, freezing
 from eslab.errors import ProjectionError
 
 
@@ -196,3 +196,78 @@ def test_the_objects_events_are_not_changed_by_the_class(lab):
     history = lab.history("order", "o1", projection=orders)
     history.at()
     assert history[0].event.data["items"] == ["a"]
+
+
+# --- strict replays ---------------------------------------------------------------------------------
+
+
+def changes_a_list(state, event):
+    if event.type == "ItemAdded":
+        state["items"].append(event.data["sku"])
+        return state
+    return {"items": event.data.get("items", [])}
+
+
+def changes_the_event(state, event):
+    event.data["seen"] = True
+    return {**state, "data": event.data}
+
+
+@pytest.mark.parametrize(("handler", "how"), [(changes_a_list, "by append"), (changes_the_event, "by __setitem__")])
+def test_a_strict_replay_names_the_handler_that_changes_what_it_was_given(lab, handler, how):
+    sloppy = Projection("sloppy", aggregate="order", evolve=handler)
+    assert lab.replay(sloppy, progress=False).failed == ()
+    failed = lab.replay(sloppy, strict=True, progress=False).failed
+    assert failed[0].key == "o1"
+    assert (
+        f"handler {handler.__name__} of {'ItemAdded' if how == 'by append' else 'OrderCreated'} changed what it was given, {how}"
+        in failed[0].error
+    )
+    assert __file__ in failed[0].error
+    assert "a handler returns a new state" in failed[0].error
+
+
+def test_a_strict_replay_of_handlers_that_change_nothing_is_the_same_as_any(lab):
+    def evolve(state, event):
+        after = copy.deepcopy(state)
+        after.setdefault("items", []).extend(event.data.get("items", []))
+        other = dict(state)
+        other["n"] = len(state.get("kept", []))
+        shallow = copy.copy(state) | {"kept": [*state.get("kept", []), (event.id, {"a": [event.data]})]}
+        return {**after, **other, **shallow}
+
+    pure = Projection("pure", aggregate="order", evolve=evolve, initial={"items": []})
+    world = lab.replay(pure, strict=True, ended=True, progress=False)
+    assert world.failed == ()
+    assert dict(world) == dict(lab.replay(pure, ended=True, progress=False))
+    orders = Projection.of(Order, aggregate="order")
+    assert dict(lab.replay(orders, strict=True, progress=False)) == dict(lab.replay(orders, progress=False)), "a class changes by design"
+    with pytest.raises(ProjectionError, match="no handlers"):
+        lab.replay(eslab.SqlProjection("n", "select count(*) from events"), strict=True)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        *(lambda it, name=name: getattr(it, name)() for name in ("clear", "popitem")),
+        lambda it: it.pop("a"),
+        lambda it: it.update(b=1),
+        lambda it: it.setdefault("b", 1),
+        lambda it: it.__delitem__("a"),
+        lambda it: it.__ior__({"b": 1}),
+        *(lambda it, name=name: getattr(it["a"], name)() for name in ("clear", "pop", "reverse", "sort")),
+        lambda it: it["a"].insert(0, 1),
+        lambda it: it["a"].remove(1),
+        lambda it: it["a"].extend([1]),
+        lambda it: it["a"].__iadd__([1]),
+        lambda it: it["a"].__imul__(2),
+        lambda it: it["a"].__setitem__(0, 2),
+        lambda it: it["a"].__delitem__(0),
+        lambda it: it["a"][1]["deep"].append(1),
+    ],
+)
+def test_nothing_changes_what_is_frozen(act):
+    held = freezing.frozen({"a": [1, {"deep": []}]})
+    with pytest.raises(freezing._Changed):
+        act(held)
+    assert held == {"a": [1, {"deep": []}]}
