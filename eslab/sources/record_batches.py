@@ -21,6 +21,7 @@ from crc32c import crc32c
 
 from eslab.errors import SourceError
 from eslab.sources import RECORDS, Cause, Chunk, Hole, Marker
+from eslab.sources.batch_codecs import PAD, PIECE, Scratch
 
 __all__ = ["Batch", "FetchedBytes", "Scratch", "decode"]
 
@@ -37,10 +38,6 @@ _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x08, 0x10, 0x20
 _MARKER_KEY = struct.Struct(">hh")
 _MAX_OFFSET: Final = 2**63 - 1
 _MIN_RECORD: Final = 7  # length, attributes, two deltas, two lengths, a header count: a byte each
-
-PIECE: Final = 24 << 20  # decompressed bytes decoded at once: wide enough for NumPy to pay, small enough to stay flat at any compression
-_MAX_BYTES: Final = 2**31 - 1 - 64
-_PAD: Final = 64  # fields are read before they are known to lie inside their record; five varints reach at most 51 bytes past one
 
 
 class Batch(NamedTuple):
@@ -102,36 +99,6 @@ class FetchedBytes:
             f"{self.topic}[{self.partition}] cannot be read at offset {offset}: {why}; "
             "the broker's log or the way to it is damaged, compare with kafka-dump-log.sh"
         ) from cause
-
-
-class Scratch:
-    """Memory that decompressed records pass through, reused because touching fresh memory costs more than decoding."""
-
-    def __init__(self) -> None:
-        self.bytes = bytearray(PIECE + (8 << 20))
-        self.used = 0
-
-    def add(self, codec: int, block: memoryview) -> tuple[int, int]:
-        """Decompress the block behind what is there; return where it stands. Raises `cramjam.DecompressionError`, `ValueError`."""
-        start = self.used
-        if codec in _INTO:
-            try:
-                with memoryview(self.bytes) as whole, whole[start : len(self.bytes) - _PAD] as room:
-                    self.used += _INTO[codec](block, room)
-            except cramjam.DecompressionError:  # too little room, or damaged: the second try tells
-                self._append(memoryview(_WHOLE[codec](block)))
-        else:
-            self._append(block if codec == 0 else _snappy(block))
-        return start, self.used
-
-    def _append(self, block: bytes | memoryview) -> None:
-        end = self.used + len(block)
-        if end > _MAX_BYTES:
-            raise ValueError(f"{end} bytes, more than one Arrow array holds")
-        if end + _PAD > len(self.bytes):  # a new one: the old may still be exported
-            self.bytes = self.bytes[: self.used] + bytes(end - self.used + _PAD)
-        self.bytes[self.used : end] = block
-        self.used = end
 
 
 def decode(fetched: FetchedBytes, scratch: Scratch) -> Iterator[Chunk]:
@@ -241,25 +208,6 @@ def _decompressed(fetched: FetchedBytes, batch: Batch, scratch: Scratch) -> tupl
         fetched.corrupt(batch.base, f"the batch does not decompress ({exc or type(exc).__name__})", exc)
 
 
-_INTO = {1: cramjam.gzip.decompress_into, 3: cramjam.lz4.decompress_into, 4: cramjam.zstd.decompress_into}
-_WHOLE = {1: cramjam.gzip.decompress, 3: cramjam.lz4.decompress, 4: cramjam.zstd.decompress}
-_XERIAL: Final = b"\x82SNAPPY\x00"
-
-
-def _snappy(block: memoryview) -> bytes:
-    """Snappy as Java writes it (a 16-byte head, then blocks with their lengths) or bare, as librdkafka does."""
-    if bytes(block[: len(_XERIAL)]) != _XERIAL:
-        return bytes(cramjam.snappy.decompress_raw(block))
-    parts, at = [], 16
-    while at < len(block):
-        (size,) = struct.unpack_from(">i", block, at)
-        if not 0 <= size <= len(block) - at - 4:
-            raise ValueError(f"a snappy block claims {size} bytes")
-        parts.append(bytes(cramjam.snappy.decompress_raw(block[at + 4 : at + 4 + size])))
-        at += 4 + size
-    return b"".join(parts)
-
-
 # --- records ------------------------------------------------------------------------------------
 
 
@@ -278,7 +226,7 @@ def _columns(fetched: FetchedBytes, kept: Sequence[tuple[Batch, int, int]], scra
     batches = [batch for batch, _, _ in kept]
     counts = np.array([batch.records for batch in batches])
     # a shift past the last record: the decoder needs no care at the end of the last one
-    scratch.bytes[scratch.used : scratch.used + _PAD] = bytes(_PAD)
+    scratch.bytes[scratch.used : scratch.used + PAD] = bytes(PAD)
     try:
         starts = _starts(scratch.bytes, kept)
         return _table(scratch.bytes, starts, batches, counts)

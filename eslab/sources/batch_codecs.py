@@ -1,0 +1,101 @@
+"""The codecs of record batches, each into memory that is used again."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+import cramjam
+
+__all__ = ["PAD", "PIECE", "Scratch"]
+
+PIECE: Final = 24 << 20  # decompressed bytes decoded at once: wide enough for NumPy to pay, small enough to stay flat at any compression
+PAD: Final = 64  # fields are read before they are known to lie inside their record; five varints reach at most 51 bytes past one
+_MAX_BYTES: Final = 2**31 - 1 - 64
+
+
+class Scratch:
+    """Memory that decompressed records pass through, reused because touching fresh memory costs more than decoding."""
+
+    def __init__(self) -> None:
+        self.bytes = bytearray(PIECE + (8 << 20))
+        self.used = 0
+
+    def add(self, codec: int, block: memoryview) -> tuple[int, int]:
+        """Decompress the block behind what is there; return where it stands. Raises `cramjam.DecompressionError`, `ValueError`."""
+        start = self.used
+        if codec in _INTO:
+            try:
+                with memoryview(self.bytes) as whole, whole[start : len(self.bytes) - PAD] as room:
+                    self.used += _INTO[codec](block, room)
+            except cramjam.DecompressionError:  # too little room, or damaged: the second try tells
+                self._append(memoryview(_WHOLE[codec](block)))
+        else:
+            self._append(block if codec == 0 else _snappy(block))
+        return start, self.used
+
+    def _append(self, block: bytes | memoryview) -> None:
+        end = self.used + len(block)
+        if end > _MAX_BYTES:
+            raise ValueError(f"{end} bytes, more than one Arrow array holds")
+        if end + PAD > len(self.bytes):  # a new one: the old may still be exported
+            self.bytes = self.bytes[: self.used] + bytes(end - self.used + PAD)
+        self.bytes[self.used : end] = block
+        self.used = end
+
+
+# --- LZ4 ----------------------------------------------------------------------------------------
+
+_LZ4_HEAD: Final = struct.Struct("<IBB")
+_LZ4_MAGIC: Final = 0x184D2204
+_LZ4_FLAGS: Final = 0x60  # version 1, independent blocks, nothing else: what Java's and librdkafka's producers write
+_LZ4_BLOCK: Final = {4: 64 << 10, 5: 256 << 10, 6: 1 << 20, 7: 4 << 20}
+
+
+def _lz4_into(frame: memoryview, room: memoryview) -> int:
+    """Decompress an LZ4 frame block by block; return its size.
+
+    A frame decoder sets up its buffers anew for each frame, which costs ten times the decoding of a small batch. What is not of the plain kind goes to one
+    all the same. The frame's own checksums are not looked at: the batch has one over all of it.
+    """
+    if len(frame) < _LZ4_HEAD.size + 1:
+        return int(cramjam.lz4.decompress_into(frame, room))
+    magic, flags, kind = _LZ4_HEAD.unpack_from(frame)
+    most = _LZ4_BLOCK.get(kind >> 4)
+    if magic != _LZ4_MAGIC or flags != _LZ4_FLAGS or most is None:
+        return int(cramjam.lz4.decompress_into(frame, room))
+    at, used = _LZ4_HEAD.size + 1, 0
+    while size := int.from_bytes(frame[at : at + 4], "little"):
+        at += 4
+        stored, size = size >> 31, size & 0x7FFFFFFF
+        block, left = frame[at : at + size], len(room) - used
+        if len(block) < size or (stored and size > left):
+            raise cramjam.DecompressionError("a block longer than its frame, or than the room for it")
+        if stored:
+            room[used : used + size] = block
+            used += size
+        else:
+            used += cramjam.lz4.decompress_block_into(block, room[used:], output_len=min(most, left))
+        at += size
+    if at + 4 != len(frame):
+        raise cramjam.DecompressionError("a frame without its end, or with more behind it")
+    return used
+
+
+_INTO = {1: cramjam.gzip.decompress_into, 3: _lz4_into, 4: cramjam.zstd.decompress_into}
+_WHOLE = {1: cramjam.gzip.decompress, 3: cramjam.lz4.decompress, 4: cramjam.zstd.decompress}
+_XERIAL: Final = b"\x82SNAPPY\x00"
+
+
+def _snappy(block: memoryview) -> bytes:
+    """Snappy as Java writes it (a 16-byte head, then blocks with their lengths) or bare, as librdkafka does."""
+    if bytes(block[: len(_XERIAL)]) != _XERIAL:
+        return bytes(cramjam.snappy.decompress_raw(block))
+    parts, at = [], 16
+    while at < len(block):
+        (size,) = struct.unpack_from(">i", block, at)
+        if not 0 <= size <= len(block) - at - 4:
+            raise ValueError(f"a snappy block claims {size} bytes")
+        parts.append(bytes(cramjam.snappy.decompress_raw(block[at + 4 : at + 4 + size])))
+        at += 4 + size
+    return b"".join(parts)
