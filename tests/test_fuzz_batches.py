@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiokafka.record.memory_records import MemoryRecords
-from test_record_batches import SCRATCH, batch, marker, sealed
+from test_record_batches import BLOCKS, SCRATCH, batch, marker, sealed
 
 from eslab.errors import SourceError
 from eslab.sources.record_batches import FetchedBytes, decode
@@ -49,7 +49,9 @@ class Fuzzer:
                 continue
             records = self._records()
             attributes = self._random.choice([0, 0, 8, 16])
-            data += batch(base, records, codec=self._random.randrange(5), attributes=attributes, producer=self._random.choice([-1, 7]))
+            data += batch(
+                base, records, codec=self._random.randrange(BLOCKS + 1), attributes=attributes, producer=self._random.choice([-1, 7])
+            )
             base += len(records) + self._random.choice([0, 0, 3])
         return data
 

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+import cramjam
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
@@ -21,11 +22,24 @@ from eslab.sources.record_batches import FetchedBytes, Scratch, decode
 
 SCRATCH = Scratch()  # one for all, as a reader has: what an earlier response left there must not show
 FAR = 1 << 40
+HEAD = 61
+BLOCKS = 5  # beside Kafka's five codecs: LZ4 block by block
 
 sizes = st.one_of(st.binary(max_size=20), st.integers(0, 20_000).map(lambda size: b"x" * size))
 headers = st.lists(st.tuples(st.text(max_size=8), st.none() | st.binary(max_size=200)), max_size=4)
 rows = st.lists(st.tuples(st.integers(0, 1 << 42), st.none() | sizes, st.none() | sizes, headers), min_size=1, max_size=12)
-batches = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 300), rows), max_size=5)
+batches = st.lists(st.tuples(st.integers(0, BLOCKS), st.integers(0, 300), rows), max_size=5)
+
+
+def lz4_blocks(raw: bytes) -> bytes:
+    """The LZ4 frame that Java's and librdkafka's producers write, another one than aiokafka's: blocks of 64 KiB, as they are where that is shorter."""
+    frame = bytearray(struct.pack("<IBBB", 0x184D2204, 0x60, 0x40, 0x82))
+    for at in range(0, len(raw), 1 << 16):
+        block = raw[at : at + (1 << 16)]
+        packed = bytes(cramjam.lz4.compress_block(block, store_size=False))
+        stored = len(packed) >= len(block)
+        frame += struct.pack("<I", len(block) | 1 << 31 if stored else len(packed)) + (block if stored else packed)
+    return bytes(frame + bytes(4))
 
 
 def sealed(batch: bytearray) -> bytes:
@@ -37,10 +51,14 @@ def sealed(batch: bytearray) -> bytes:
 def batch(
     base: int, records: Sequence[tuple[Any, ...]], *, codec: int = 0, attributes: int = 0, producer: int = -1, span: int = 0
 ) -> bytes:
-    built = DefaultRecordBatchBuilder(2, codec, bool(attributes & 0x10), producer, 3, -1, 1 << 30)
+    built = DefaultRecordBatchBuilder(2, codec % BLOCKS, bool(attributes & 0x10), producer, 3, -1, 1 << 30)
     for delta, (timestamp, key, value, heads) in enumerate(records):
         assert built.append(delta, timestamp, key, value, heads)
     data = bytearray(built.build())
+    if codec == BLOCKS:
+        data[HEAD:] = lz4_blocks(bytes(data[HEAD:]))
+        data[22] |= 3
+        struct.pack_into(">i", data, 8, len(data) - 12)
     struct.pack_into(">q", data, 0, base)
     struct.pack_into(">i", data, 12, 7)  # leader epoch
     data[22] |= attributes
@@ -93,7 +111,7 @@ def test_columns_hold_what_aiokafka_reads_record_by_record(parts: list[tuple[int
 @given(st.data())
 @settings(deadline=None, max_examples=300)
 def test_damaged_records_raise_our_error_or_nothing(draw: st.DataObject):
-    whole = bytearray(batch(5, plain(20), codec=draw.draw(st.integers(0, 4))) + batch(30, [(1, b"", None, [("a", None)] * 3)] * 5))
+    whole = bytearray(batch(5, plain(20), codec=draw.draw(st.integers(0, BLOCKS))) + batch(30, [(1, b"", None, [("a", None)] * 3)] * 5))
     for _ in range(draw.draw(st.integers(1, 4))):
         whole[draw.draw(st.integers(0, len(whole) - 1))] = draw.draw(st.integers(0, 255))
     data = bytearray(whole[: draw.draw(st.integers(0, len(whole)))])
@@ -123,9 +141,11 @@ def zigzag(value: int) -> bytes:
     return bytes([*out, raw])
 
 
-def record(*, offset: int = 0, key: int = 1, value: int = 1, count: int = 0, tail: bytes = b"", longer: int = 0) -> bytes:
+def record(
+    *, offset: int = 0, key: int = 1, value: int = 1, count: int = 0, tail: bytes = b"", longer: int = 0, attributes: int = 0
+) -> bytes:
     """A record that claims these lengths, over a key and a value of one byte."""
-    body = b"\0" + zigzag(0) + zigzag(offset) + zigzag(key) + b"k" + zigzag(value) + b"v" + zigzag(count) + tail
+    body = bytes([attributes]) + zigzag(0) + zigzag(offset) + zigzag(key) + b"k" + zigzag(value) + b"v" + zigzag(count) + tail
     return zigzag(len(body) + longer) + body
 
 
@@ -145,6 +165,7 @@ HUGE = (1 << 62) + 1
         ([record(count=1, tail=zigzag(HUGE) + b"hhh")], 1, "a record longer than itself"),
         ([record(count=1, tail=zigzag(-1) + zigzag(-1))], 1, "a header without a name"),
         ([record(tail=b"left over")], 1, "a record shorter than itself"),
+        ([record(attributes=0x80)], 1, "attributes that no Kafka writes"),
         ([record(), record(offset=5)], 2, "an offset outside of it"),
         ([record(offset=-1)], 1, "an offset outside of it"),
         ([record(offset=(1 << 63) - 1)], 1, "an offset outside of it"),
@@ -159,12 +180,12 @@ HUGE = (1 << 62) + 1
     ],
 )
 def test_lengths_that_do_not_fit_are_named(records: list[bytes], count: int, why: str):
-    head = bytearray(batch(0, plain(count))[:61])
+    head = bytearray(batch(0, plain(count))[:HEAD])
     body = b"".join(records)
     struct.pack_into(">i", head, 8, 49 + len(body))
     data = batch(0, plain(2)) + sealed(head + body)
     data = bytearray(data)
-    struct.pack_into(">q", data, len(data) - len(body) - 61, 10)
+    struct.pack_into(">q", data, len(data) - len(body) - HEAD, 10)
 
     with pytest.raises(SourceError, match=rf"t\[0\] cannot be read at offset 10: the batch holds {why}"):
         decoded(bytes(data))
@@ -275,9 +296,17 @@ def test_a_response_that_unpacks_to_much_comes_in_pieces(monkeypatch: pytest.Mon
 def test_a_batch_larger_than_the_scratch_is_read_whole():
     value = b"v" * (len(SCRATCH.bytes) + 1)
 
-    for codec in range(5):
+    for codec in range(BLOCKS + 1):
         (chunk,) = decoded(batch(0, [(1, b"k", value, [])], codec=codec))
         assert chunk.records["value"][0].as_py() == value, codec
+
+
+def test_an_lz4_frame_that_is_cut_or_longer_than_itself_is_told():
+    whole = batch(0, plain(30), codec=BLOCKS)
+    for data in (*(bytearray(whole[: HEAD + size]) for size in (0, 1, 7, 8, 20)), bytearray(whole[:-4]), bytearray(whole + b"more")):
+        struct.pack_into(">i", data, 8, len(data) - 12)
+        with pytest.raises(SourceError, match=r"t\[0\] cannot be read at offset 0: the batch does not decompress"):
+            decoded(sealed(data))
 
 
 def test_a_control_batch_without_a_checksum_is_the_mock_brokers():

@@ -312,7 +312,8 @@ def _table(buffer: bytearray, starts: Ints, batches: Sequence[Batch], counts: In
     length, at = _varints(data, starts)
     _check(length >= 0, "a record of negative length")
     end = at + length
-    timestamp_delta, at = _varints(data, at + 1)  # one byte of attributes, unused
+    _check(data[at] < 128, "attributes that no Kafka writes")  # one byte, 0 so far; aiokafka would take this for a number of two
+    timestamp_delta, at = _varints(data, at + 1)
     offset_delta, at = _varints(data, at)
     key_at, key_length, at = _bytes_at(data, at, end)
     value_at, value_length, at = _bytes_at(data, at, end)
