@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from eslab.errors import SourceError
 from eslab.sources import Chunk, Hole, Marker
 from eslab.sources import record_batches as record_batches_module
-from eslab.sources.record_batches import FetchedBytes, Scratch, decode
+from eslab.sources.batch_codecs import Scratch
+from eslab.sources.fetched_bytes import FetchedBytes
+from eslab.sources.record_batches import decode
 
 SCRATCH = Scratch()  # one for all, as a reader has: what an earlier response left there must not show
 FAR = 1 << 40
@@ -106,6 +108,15 @@ def test_columns_hold_what_aiokafka_reads_record_by_record(parts: list[tuple[int
 
     assert rows_of(chunks) == one_by_one(data)
     assert sum(chunk.next - chunk.start for chunk in chunks) == base
+
+
+def test_many_batches_abreast_hold_what_aiokafka_reads_record_by_record():
+    counts = [1 + number * number % 7 for number in range(300)]
+    bases = [sum(counts[:number]) for number in range(300)]
+    records = [(n, b"k" * (n % 70), b"v" * ((0, 5, 60, 300, 8180, 8200, 20_000)[n % 7]), [("h", None)] * (n % 3)) for n in range(7)]
+    data = b"".join(batch(base, records[:count], codec=base % (BLOCKS + 1)) for base, count in zip(bases, counts, strict=True))
+
+    assert rows_of(decoded(data)) == one_by_one(data)
 
 
 @given(st.data())

@@ -26,8 +26,7 @@ class Scratch:
         start = self.used
         if codec in _INTO:
             try:
-                with memoryview(self.bytes) as whole, whole[start : len(self.bytes) - PAD] as room:
-                    self.used += _INTO[codec](block, room)
+                self.used += _INTO[codec](block, memoryview(self.bytes)[start:-PAD])
             except cramjam.DecompressionError:  # too little room, or damaged: the second try tells
                 self._append(memoryview(_WHOLE[codec](block)))
         else:

@@ -23,12 +23,14 @@ from aiokafka.protocol.fetch import FetchRequest
 
 from eslab.errors import SourceChanged, SourceError, SourceUnreachable
 from eslab.sources import CONSUMER_OFFSETS, RECORDS, Chunk, Hole, Partition, TopicPartition
+from eslab.sources.batch_codecs import Scratch
+from eslab.sources.fetched_bytes import FetchedBytes
 from eslab.sources.kafka_cluster import BACKOFF_S, ISOLATION, LOG_END, LOG_START, Cluster, name_of, rows_of
 from eslab.sources.kafka_connections import Address, TooOldError, TryAgainError
 from eslab.sources.kafka_protocol import EpochEndRequest
 from eslab.sources.kafka_settings import read_settings
 from eslab.sources.loop_thread import LoopThread
-from eslab.sources.record_batches import FetchedBytes, Scratch, decode
+from eslab.sources.record_batches import decode
 
 __all__ = ["KafkaSource"]
 
