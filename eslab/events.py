@@ -249,14 +249,21 @@ class Events:
         for low, high in runs.ranges(self._sources(), (aggregate,), (aggregate + "\0",), SCAN_ROWS):
             yield self._slice(low, high or (aggregate + "\0",), columns, selection)
 
+    def holds_all(self, selection: Selection) -> bool:
+        """Whether a selection holds every event there is, of whatever incarnation."""
+        offsets = selection.cut.offsets
+        return selection.happened_until is None and all(
+            state.next <= offsets.get(state.life, 0) for state in self.manifest.lives if state.topic != CONSUMER_OFFSETS
+        )
+
     def _slice(self, low: runs.Key, high: runs.Key, columns: Sequence[str], selection: Selection) -> Slice:
         sources = self._sources()
 
         def read(names: Sequence[str]) -> pa.Table:
-            table = runs.read_merged(sources, low, high, list(dict.fromkeys([*runs.KEY, *names])))
-            return table if table.num_columns else EVENTS.empty_table()
+            table = runs.read_merged(sources, low, high, names)
+            return table if table.num_columns else EVENTS.empty_table().select(names)
 
-        return Slice(read, columns, selection, self._decimals)
+        return Slice(read, columns, None if self.holds_all(selection) else selection, self._decimals)
 
     def _sources(self) -> list[runs.RunFile]:
         for run in self.manifest.runs:
@@ -266,8 +273,12 @@ class Events:
         return [self._files[name] for run in self.manifest.runs for name in run.files]
 
 
+_CUT_COLUMNS: Final = ("topic", "partition_id", "incarnation", "record_offset")
+_CLOCK_COLUMNS: Final = ("happened_at", "recorded_at", "order_at")
+
+
 class Slice:
-    """Rows of a selection in the lab's order; columns that were not read at first are read when they are asked for.
+    """Rows of a selection (None: all of them) in the lab's order; columns that were not read at first are read when they are asked for.
 
     `decimals` says by topic where `data` holds numbers as texts of all their digits.
     """
@@ -276,13 +287,13 @@ class Slice:
         self,
         read: Callable[[Sequence[str]], pa.Table],
         columns: Sequence[str],
-        selection: Selection,
+        selection: Selection | None,
         decimals: Mapping[str, Sequence[Place]],
     ) -> None:
         self._read, self.decimals = read, decimals
-        until = ["happened_at", "recorded_at"] if selection.happened_until is not None else []
-        table = read([*columns, *until])
-        self._mask = _held(table, selection)
+        asked = [] if selection is None else [*_CUT_COLUMNS, *(_CLOCK_COLUMNS if selection.happened_until is not None else [])]
+        table = read(list(dict.fromkeys(["aggregate_id", *columns, *asked])))
+        self._mask = None if selection is None else _held(table, selection)
         self.table = table if self._mask is None else table.filter(self._mask)
 
     def column(self, name: str) -> pa.ChunkedArray:

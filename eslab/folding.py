@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from itertools import chain, repeat
+from operator import sub
+from typing import Any, Final, NoReturn, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE, with_decimals
+from eslab.decode import UNDECODABLE, with_decimals
 from eslab.errors import ProjectionError
 from eslab.events import Slice
-from eslab.model import MISSING, TOMBSTONE, Coordinates, Event, loads
+from eslab.markup import visible
+from eslab.model import MISSING, TOMBSTONE, Coordinates, Event, loads, loads_each
 from eslab.projection import Handler, Projection
 
-__all__ = ["FOLD_COLUMNS", "Failure", "Fold", "Rows", "apply", "decoded", "event_types", "events_of", "stretches"]
+__all__ = ["FOLD_COLUMNS", "Failure", "Fold", "Rows", "Step", "apply", "events_of", "stretches"]
 
-FOLD_COLUMNS: Final = ("kind", "event_type", "event_version", "data")
+FOLD_COLUMNS: Final = ("event_type", "data")
 """What a fold reads of every row, beside the key; the rest is read when a handler asks for it."""
-BLOCK: Final = 64  # events whose data is decoded by one call: 64 to 128 are the fastest, more only feed the garbage collector
+BLOCK: Final = 64  # events that are decoded together: more of them alive at once feed the garbage collector
 
 
 class Rows:
@@ -32,11 +37,6 @@ class Rows:
 
     def __len__(self) -> int:
         return int(self._slice.table.num_rows)
-
-    @property
-    def only_events(self) -> bool:
-        """Whether there is no tombstone and no undecodable record."""
-        return bool(pc.all(pc.equal(self._slice.column("kind"), EVENT)).as_py())
 
     def column(self, name: str) -> pa.ChunkedArray:
         return self._slice.column(name)
@@ -76,49 +76,59 @@ def _to_list(column: pa.ChunkedArray) -> list[Any]:
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-def stretches(rows: Rows) -> Iterator[tuple[str, int, int]]:
-    """Each key with its rows: first, and next after the last. A key's rows follow each other, and may go on in the next slice."""
-    if not len(rows):
-        return
-    ids = rows.column("aggregate_id").combine_chunks()
-    changes = pc.not_equal(ids[1:], ids[:-1])
-    starts = [0, *(pc.indices_nonzero(changes).to_numpy() + 1).tolist()]
-    yield from zip(ids.take(starts).to_pylist(), starts, [*starts[1:], len(rows)], strict=True)
-
-
-def decoded(rows: Rows) -> Iterator[Any]:
-    """The data of each row, decoded a block at a time; `MISSING` where it cannot be. For folds that see every row once."""
-    texts = rows.list("data")
-    for start in range(0, len(rows), BLOCK):
-        values = _decode(texts[start : start + BLOCK])
-        yield from map(rows.exact, range(start, start + BLOCK), values) if rows.declares else values
+def stretches(rows: Rows) -> Iterator[tuple[str, int]]:
+    """Each key, and how many rows it has here. A key's rows follow each other, and may go on in the next slice."""
+    if len(rows):
+        ids = pc.run_end_encode(rows.column("aggregate_id").combine_chunks())
+        ends = ids.run_ends.to_pylist()
+        yield from zip(ids.values.to_pylist(), map(sub, ends, [0, *ends]), strict=False)
 
 
 def events_of(rows: Rows) -> list[Event]:
     """The rows as events, each decoded only where its data is asked for."""
-    return [Event(rows, at, type_) for at, type_ in enumerate(event_types(rows))]
+    return [Event.undecoded(rows, at, type_) for at, type_ in enumerate(_spread(*_types(rows)))]
 
 
-def event_types(rows: Rows) -> list[Any]:
-    """What `Event.type` is in each row: a text, `TOMBSTONE`, or None for an undecodable record."""
-    if rows.only_events:
-        return rows.list("event_type")
-    special = {TOMBSTONE_KIND: TOMBSTONE, UNDECODABLE: None}
-    return [special.get(kind, type_) for kind, type_ in zip(rows.list("kind"), rows.list("event_type"), strict=True)]
+def _types(rows: Rows) -> tuple[list[Any], np.ndarray]:
+    """What `Event.type` can be in these rows (a text, `TOMBSTONE`, or None for an undecodable record), and which of them it is in each."""
+    column = rows.column("event_type").combine_chunks()
+    found = pc.dictionary_encode(column)
+    types, codes = found.dictionary.to_pylist(), found.indices.fill_null(len(found.dictionary)).to_numpy()
+    if column.null_count:  # every event has a type
+        types += [TOMBSTONE, None]
+        codes = codes + pc.equal(rows.column("kind"), UNDECODABLE).combine_chunks().to_numpy(zero_copy_only=False)
+    return types, codes
 
 
-def _decode(texts: Sequence[str | None]) -> Sequence[Any]:
-    """One JSON call for the whole block: every text was found to be one JSON value when it was built."""
+def _spread(values: Sequence[Any], codes: np.ndarray) -> list[Any]:
+    """The value of each row, by its code."""
+    table = np.empty(len(values), object)
+    table[:] = values
+    spread: list[Any] = table[codes].tolist()
+    return spread
+
+
+def _blocks(rows: Rows, handlers: list[Handler]) -> Iterator[Iterable[Any]]:
+    """The data of the rows, decoded a block at a time; where it cannot be, the handler of that row becomes one that leaves the state as it is."""
+    texts = pc.fill_null(rows.column("data"), "null").to_pylist()
+    for start in range(0, len(texts), BLOCK):
+        block = texts[start : start + BLOCK]
+        try:
+            values = _decode(block)
+        except ValueError:
+            values = [_decode_one(text) for text in block]
+            for at, value in enumerate(values, start):
+                if value is MISSING:
+                    handlers[at] = _keep
+        yield map(rows.exact, range(start, start + BLOCK), values) if rows.declares else values
+
+
+_decode = loads_each
+
+
+def _decode_one(text: str) -> Any:
     try:
-        values: list[Any] = loads("[" + ",".join([text or "null" for text in texts]) + "]")
-    except ValueError:
-        return [_decode_one(text) for text in texts]
-    return values
-
-
-def _decode_one(text: str | None) -> Any:
-    try:
-        return loads(text or "null")
+        return loads(text)
     except ValueError:
         return MISSING
 
@@ -138,7 +148,7 @@ def apply(projection: Projection, state: Any, event: Event) -> tuple[Any, str | 
     The marks: "undecodable", "unhandled" and "ignored" left the state as it was; "tombstone" reset it. Raises whatever the handler
     raises, and `ProjectionError` if it returns None.
     """
-    if event.type is None or (event.undecoded and not _readable(event)):
+    if event.type is None or not _readable(event):
         return state, "undecodable"
     handler = projection.handler(event.type)
     if handler is None:
@@ -166,6 +176,14 @@ class Failure:
     at: Coordinates
     error: str
 
+    @classmethod
+    def of(cls, event: Event, error: str) -> Self:
+        return cls(event.aggregate_id, event.id, event.coordinates, error)
+
+
+Step = tuple[Event, Handler]
+"""An event, and the function that folds it."""
+
 
 class Fold:
     """One projection folded over the events of one key at a time.
@@ -185,25 +203,66 @@ class Fold:
         """Stand before the first event of another key."""
         self.state, self.over, self.failure = self._projection.initial(), False, None
 
-    def handlers(self, types: Sequence[Any]) -> Mapping[Any, Handler | None]:
-        """What `step` wants to be told with an event of each type."""
-        return {one: None if one is None else self._projection.handler(one) for one in set(types)}
+    def steps(self, rows: Rows) -> Iterator[Step]:
+        """Each row as an event, decoded, with the function that folds it. To be folded before the next rows are asked for."""
+        types, codes = _types(rows)
+        ends = self.over or (TOMBSTONE in types and self._projection.handler(TOMBSTONE) is None)
+        handlers = _spread([self._handler(one, ends=ends) for one in types], codes)
+        data = chain.from_iterable(_blocks(rows, handlers))
+        # An event is drawn before its handler, which may change in between: see `_blocks`
+        return zip(map(Event, repeat(rows), range(len(rows)), _spread(types, codes), data), handlers, strict=True)
 
-    def step(self, event: Event, handler: Handler | None) -> None:
-        """Fold one event. What happens to nearly every one is done in place, a call less for each; whatever is odd goes through `apply`."""
+    def run(self, steps: Iterable[Step]) -> None:
+        """Fold these steps of the key, and draw them all, even where one fails."""
+        if self.failure is None:
+            state, event = self.state, None
+            try:
+                for event, handler in steps:
+                    after = handler(state, event)
+                    if after is None and handler not in (_keep, self._end):
+                        _nothing_returned(handler, event)
+                    state = after
+            except Exception as exc:
+                if event is None:  # not a handler's: the rows themselves could not be had
+                    raise
+                self.fail(event, f"{type(exc).__name__}: {exc}")
+            except KeyboardInterrupt as exc:
+                if event is not None:
+                    exc.args = (visible(f"{self._projection.name} was at {event.aggregate} {event.aggregate_id}, {_named(event)}"),)
+                raise
+            self.state = state
         if self.failure is not None:
-            return
-        try:
-            if handler is None or event.undecoded:
-                self.state, mark = apply(self._projection, self.state, event)
-                if mark not in ("undecodable", "unhandled", "ignored"):  # they leave the state as it is, ended or not
-                    self.over = mark == "tombstone"
-            else:
-                after = handler(self.state, event)
-                self.state = after if after is not None else _nothing_returned(handler, event)
-                self.over = False
-        except Exception as exc:  # noqa: BLE001  # a handler is the user's: whatever it raises fails this key and no other
-            self.fail(event, f"{type(exc).__name__}: {exc}")
+            deque(steps, 0)
+
+    def _handler(self, type_: Any, *, ends: bool) -> Handler:
+        """What folds the events of a type; with `ends`, keys may be over, and are not once a handler was called."""
+        handler = None if type_ is None else self._projection.handler(type_)
+        if handler is None:
+            return self._end if type_ is TOMBSTONE else _keep
+        return self._revive(handler) if ends else handler
+
+    def _end(self, state: Any, event: Event) -> Any:
+        self.over = True
+        return self._projection.initial()
+
+    def _revive(self, handler: Handler) -> Handler:
+        def revived(state: Any, event: Event) -> Any:
+            after = handler(state, event)
+            if after is None:
+                _nothing_returned(handler, event)
+            self.over = False
+            return after
+
+        return revived
 
     def fail(self, event: Event, error: str) -> None:
-        self.failure = Failure(event.aggregate_id, event.id, event.coordinates, error)
+        self.failure = Failure.of(event, error)
+
+
+def _keep(state: Any, _event: Event) -> Any:
+    """Fold an event that leaves the state as it is: undecodable, unhandled or ignored."""
+    return state
+
+
+def _named(event: Event) -> str:
+    return f"event {event.id or event.coordinates} ({event.coordinates}, {event.type or 'undecodable'})"

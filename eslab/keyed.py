@@ -20,14 +20,15 @@ BATCH_BYTES: Final = 16 << 20  # of a batch whose rows are large, about
 
 
 class KeyedRows:
-    """Rows in the order of their first column, a text that no two share."""
+    """Rows in the order of their first column, a text that no two share. `batches` that are on disk are read when they are asked for."""
 
-    def __init__(self, schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> None:
+    def __init__(self, schema: pa.Schema, batches: Sequence[pa.RecordBatch], lasts: Sequence[str], rows: int) -> None:
         self.schema, self.batches = schema, batches
-        self._lasts = [batch.column(0)[len(batch) - 1].as_py() for batch in batches]
+        self._lasts, self._rows = lasts, rows
+        self._near: tuple[int, pa.RecordBatch] = (-1, None)
 
     def __len__(self) -> int:
-        return sum(len(batch) for batch in self.batches)
+        return self._rows
 
     def keys(self) -> Iterator[str]:
         """The first column, in order."""
@@ -41,9 +42,12 @@ class KeyedRows:
         at = bisect_left(self._lasts, key)
         if at == len(self.batches):
             return None
-        ids = self.batches[at].column(0)
+        if self._near[0] != at:  # whoever asks for one key often asks for the next one too
+            self._near = (at, self.batches[at])
+        batch = self._near[1]
+        ids = batch.column(0)
         row = bisect_left(range(len(ids)), key, key=lambda one: ids[one].as_py())
-        return (self.batches[at], row) if ids[row].as_py() == key else None
+        return (batch, row) if ids[row].as_py() == key else None
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every row, by column name."""
@@ -54,25 +58,46 @@ class KeyedRows:
         return pa.Table.from_batches(self.batches, self.schema)
 
 
+class _OnDisk(Sequence[pa.RecordBatch]):
+    """The batches of an Arrow file: read, not mapped, since mapped pages would count as the process's memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._reader = pa.ipc.open_file(pa.OSFile(str(path)))
+
+    def __len__(self) -> int:
+        return int(self._reader.num_record_batches)
+
+    def __getitem__(self, at: Any) -> Any:
+        return (
+            [self[one] for one in range(*at.indices(len(self)))] if isinstance(at, slice) else self._reader.get_batch(range(len(self))[at])
+        )
+
+
 class Keeper:
     """Takes rows in the order of their keys. Memory: at most about 256 MB, whatever comes."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
-        self._rows: list[tuple[Any, ...]] = []
+        self._columns: list[list[Any]] = [[] for _ in schema]
         self._large = [at for at, field in enumerate(schema) if pa.types.is_binary(field.type)]
         self._waiting = 0
         self._batches: list[pa.RecordBatch] = []
-        self._bytes = 0
+        self._lasts: list[str] = []
+        self._kept = self._bytes = 0
         self._folder: Path | None = None
         self._writer: Any = None
 
     def add(self, *row: Any) -> None:
         """Keep one row; its key comes after all that were kept before."""
-        self._rows.append(row)
+        self.extend(*([value] for value in row))
+
+    def extend(self, *columns: Sequence[Any]) -> None:
+        """Keep some rows, column by column."""
+        for kept, column in zip(self._columns, columns, strict=True):
+            kept.extend(column)
         for at in self._large:
-            self._waiting += len(row[at] or b"")
-        if len(self._rows) >= BATCH or self._waiting >= BATCH_BYTES:
+            self._waiting += sum(len(value) for value in columns[at] if value)
+        if len(self._columns[0]) >= BATCH or self._waiting >= BATCH_BYTES:
             self._flush()
 
     def finish(self) -> KeyedRows:
@@ -81,9 +106,8 @@ class Keeper:
         batches: Sequence[pa.RecordBatch] = self._batches
         if self._writer is not None and self._folder is not None:
             self._writer.close()
-            reader = pa.ipc.open_file(pa.memory_map(str(self._folder / "rows.arrow")))
-            batches = [reader.get_batch(at) for at in range(reader.num_record_batches)]
-        rows = KeyedRows(self._schema, batches)
+            batches = _OnDisk(self._folder / "rows.arrow")
+        rows = KeyedRows(self._schema, batches, self._lasts, self._kept)
         if self._folder is not None:
             weakref.finalize(rows, shutil.rmtree, str(self._folder), True)
         return rows
@@ -93,12 +117,22 @@ class Keeper:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
+    def put(self, batch: pa.RecordBatch) -> None:
+        """Keep a batch as it is, after all that was kept before."""
+        self._flush()
+        if len(batch):
+            self._put(batch)
+
     def _flush(self) -> None:
-        if not self._rows:
+        if not self._columns[0]:
             return
-        columns = zip(zip(*self._rows, strict=True), self._schema, strict=True)
-        batch = pa.record_batch([pa.array(column, field.type) for column, field in columns], schema=self._schema)
-        self._rows, self._waiting = [], 0
+        arrays = [pa.array(column, field.type) for column, field in zip(self._columns, self._schema, strict=True)]
+        self._columns, self._waiting = [[] for _ in self._schema], 0
+        self._put(pa.record_batch(arrays, schema=self._schema))
+
+    def _put(self, batch: pa.RecordBatch) -> None:
+        self._lasts.append(batch.column(0)[len(batch) - 1].as_py())
+        self._kept += len(batch)
         self._bytes += batch.nbytes
         if self._writer is None and self._bytes > IN_MEMORY:
             self._folder = Path(tempfile.mkdtemp(prefix="eslab-"))

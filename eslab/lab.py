@@ -33,6 +33,7 @@ from eslab.model import Coordinates, Cut, Selection
 from eslab.positions import read_samples
 from eslab.progress import Bar
 from eslab.projection import MergeProjection, Projection, SqlProjection
+from eslab.replay import ReplayPlan
 from eslab.search import Found, find_anything
 from eslab.segments import Log, is_writing, writer_lock
 from eslab.sources import Source, TopicPartition
@@ -376,6 +377,20 @@ class Lab:
         todo = replay.plan(events, chosen, selection, keys=keys, ended=ended)
         with Bar(f"replaying {chosen.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
             return replay.run(todo, on_rows=bar.count)
+
+    def plan(
+        self,
+        projection: Projection | str,
+        *,
+        at: str | dt.datetime | Cut | None = None,
+        keys: str | Sequence[str] | None = None,
+        ended: bool = False,
+        clock: str = "recorded",
+        cut: Cut | None = None,
+    ) -> ReplayPlan:
+        """What `replay` with these options would read, and about how long it would take: its first rows are folded to tell, and the answer thrown away."""
+        events = self._now()
+        return replay.plan(events, self._folded(projection), self._selection(events, at, clock, cut), keys=keys, ended=ended, sample=True)
 
     def compare(
         self,

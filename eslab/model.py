@@ -9,10 +9,11 @@ import datetime as dt
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -40,7 +41,9 @@ __all__ = [
     "dumps",
     "format_path",
     "loads",
+    "loads_each",
     "pack_state",
+    "pack_states",
     "parse_path",
     "unpack_state",
     "value_at",
@@ -125,28 +128,31 @@ class Columns(Protocol):
         """The data of a row, decoded. Raises `ValueError` where it cannot be."""
 
 
-class Event:
+class Event(msgspec.Struct, eq=False, gc=False):
     """A decoded record, lazily: every part is read from its row when it is asked for.
 
     What a handler sees. `type` is `TOMBSTONE` for a null value; `data` is any JSON value, {} where the payload has none,
     None for a tombstone. Handlers must not change it.
     """
 
-    __slots__ = ("_data", "_row", "_rows", "type")
+    # A struct, since a fold makes one for each event: it is made at a third of the cost of a class with slots
+    _rows: Columns
+    _row: int
+    type: str | _Sentinel | None
+    data: Any
 
-    def __init__(self, rows: Columns, row: int, type_: str | _Sentinel | None, data: Any = MISSING) -> None:
-        self._rows, self._row, self.type, self._data = rows, row, type_, data
+    @classmethod
+    def undecoded(cls, rows: Columns, row: int, type_: str | _Sentinel | None) -> Event:
+        """An event whose data is decoded when it is asked for. Asking raises `ValueError` where it cannot be."""
+        event = cls(rows, row, type_, None)
+        del event.data
+        return event
 
-    @property
-    def data(self) -> Any:
-        if self._data is MISSING:
-            self._data = self._rows.data(self._row)
-        return self._data
-
-    @property
-    def undecoded(self) -> bool:
-        """Whether `data` is still text."""
-        return self._data is MISSING
+    def __getattr__(self, name: str) -> Any:
+        if name != "data":
+            raise AttributeError(f"an event has no {name!r}")
+        self.data = self._rows.data(self._row)
+        return self.data
 
     def reread(self) -> Any:
         """The data once more: the caller's own, to change. Raises `ValueError` where it cannot be decoded."""
@@ -273,14 +279,10 @@ class Event:
         return value
 
 
-class _Renewed(Event):
+class _Renewed(Event, eq=False, gc=False):
     """An event whose version and data are not those that were written."""
 
-    __slots__ = ("_version",)
-
-    def __init__(self, rows: Columns, row: int, type_: str | _Sentinel | None, data: Any, version: str | None) -> None:
-        super().__init__(rows, row, type_, data)
-        self._version = version
+    _version: str | None
 
     @property
     def version(self) -> str | None:
@@ -512,7 +514,8 @@ def _show(value: Any) -> str:
 # --- JSON ---------------------------------------------------------------------------------------
 
 _decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+_encoder = msgspec.json.Encoder(decimal_format="number")
+_encode, _encode_lines = _encoder.encode, _encoder.encode_lines
 
 
 def loads(text: str | bytes) -> Any:
@@ -522,6 +525,14 @@ def loads(text: str | bytes) -> Any:
     """
     try:
         return _decode(text)
+    except RecursionError as exc:
+        raise ValueError("JSON is nested too deeply") from exc
+
+
+def loads_each(texts: Iterable[str | bytes]) -> list[Any]:
+    """`loads` of each text, at less cost. Raises `ValueError` if one of them is none."""
+    try:
+        return list(map(_decode, texts))
     except RecursionError as exc:
         raise ValueError("JSON is nested too deeply") from exc
 
@@ -543,6 +554,8 @@ def _spelled(value: Any) -> str:
 
 
 _PLAIN: Final = frozenset({str, int, bool, type(None)})
+_JSON: Final = _PLAIN | {float, dict, list}
+DEEPEST: Final = 64  # levels of a state that are looked at all at once
 
 
 def pack_state(state: Any) -> bytes:
@@ -551,7 +564,38 @@ def pack_state(state: Any) -> bytes:
     They are written as `{"$decimal": "1.10"}` and `{"$time": "2026-..."}`; a state's own one-key object whose
     key begins with `$` gets a second `$`. Raises `ProjectionError` for what a state may not hold (NaN, sets, objects).
     """
-    return _encode(_tag(state, ()))
+    try:
+        return _encode(_tag(state, ()))
+    except RecursionError:
+        raise ProjectionError("a state is nested too deeply, or holds itself") from None
+    except UnicodeEncodeError as exc:
+        raise ProjectionError(f"a state holds half of a surrogate pair, which is no text: {exc.object!r:.80}") from None
+
+
+def pack_states(states: Sequence[Any]) -> list[bytes]:
+    """What `pack_state` makes of each; at a fraction of the cost where JSON holds them as they are."""
+    if _is_json(states):
+        try:
+            return _encode_lines(states).split(b"\n")[:-1]  # a line break within a text is written \\n
+        except UnicodeEncodeError:
+            pass
+    return [pack_state(state) for state in states]
+
+
+def _is_json(values: Sequence[Any]) -> bool:
+    """Whether these values, and all that they hold, can be written as they are: level by level, so that no value is looked at by itself."""
+    for _ in range(DEEPEST):
+        kinds = set(map(type, values))
+        if not kinds <= _JSON or (float in kinds and not all(math.isfinite(one) for one in values if type(one) is float)):
+            return False
+        dicts = [one for one in values if type(one) is dict] if dict in kinds else []
+        if not {str}.issuperset(map(type, chain.from_iterable(dicts))) or (1 in map(len, dicts) and any(map(_escapes, dicts))):
+            return False
+        lists = (one for one in values if type(one) is list) if list in kinds else ()
+        values = [*chain.from_iterable(map(dict.values, dicts)), *chain.from_iterable(lists)]
+        if not values:
+            return True
+    return False
 
 
 def unpack_state(text: bytes) -> Any:

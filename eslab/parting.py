@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow as pa
 from eslab.changes import Changes, diff, same
 from eslab.errors import ProjectionError
 from eslab.events import Slice
-from eslab.folding import Failure, Fold, Rows, decoded, event_types, stretches
+from eslab.folding import Failure, Fold, Rows, stretches
 from eslab.keyed import Keeper, KeyedRows
 from eslab.model import MISSING, TOMBSTONE, Change, Coordinates, Event, dumps, loads, pack_state, unpack_state
 from eslab.replay import ReplayPlan, last_event, may_miss, slices
@@ -103,21 +104,17 @@ class _Pair:
         rows = Rows(rows_)
         self._steps += len(rows)
         self._partial |= may_miss(self._todo[0].events, rows_)
-        types, data, others = event_types(rows), decoded(rows), decoded(rows)
-        left, right = self._left.step, self._right.step
-        left_handlers, right_handlers = self._left.handlers(types), self._right.handlers(types)
-        for key, start, stop in stretches(rows):
+        steps = zip(self._left.steps(rows), self._right.steps(rows), strict=True)
+        for key, count in stretches(rows):
             if key != self._key:
                 self.end_key()
                 self._begin(key)
-            before = self._version - start + 1
-            for at, one, other in zip(range(start, stop), data, others, strict=False):
-                type_ = types[at]
-                left(Event(rows, at, type_, one), left_handlers[type_])
-                right(Event(rows, at, type_, other), right_handlers[type_])
+            for version, (one, other) in enumerate(islice(steps, count), self._version + 1):
+                self._left.run((one,))
+                self._right.run((other,))
                 if self._parted is None and not self._agree():
-                    self._parted = self._divergence(Event(rows, at, type_), before + at)
-            self._version += stop - start
+                    self._parted = self._divergence(one[0], version)
+            self._version += count
 
     def end_key(self) -> None:
         """Say what the key that was being folded came to."""

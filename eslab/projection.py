@@ -42,7 +42,7 @@ class Projection:
         if evolve is not None and not callable(evolve):
             raise ProjectionError(f"projection {name!r}: evolve is a function of (state, event), not {type(evolve).__name__}")
         self.name, self.aggregate, self.version = name, aggregate, version
-        self._initial = {} if initial is None else initial
+        self._initial = dict if initial is None else initial  # called for each key: an empty one costs least
         self._evolve = evolve
         self._handlers: dict[Any, Handler] = {}
         self._ignored: frozenset[str] = frozenset()

@@ -5,26 +5,34 @@ Events are sorted by aggregate on disk, so a replay streams one aggregate after 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
+from typing import Final
 
 import pyarrow.compute as pc
 
-from eslab.errors import ProjectionError, UnknownId
+from eslab.errors import UnknownId
 from eslab.events import Events, Slice
-from eslab.folding import FOLD_COLUMNS, Failure, Fold, Rows, decoded, event_types, stretches
+from eslab.folding import FOLD_COLUMNS, Failure, Fold, Rows, stretches
+from eslab.keyed import KeyedRows
 from eslab.model import Event, Selection
 from eslab.projection import Projection
 from eslab.sql import undecodable
 from eslab.views import tables
 from eslab.world import World, WorldBuilder
 
-__all__ = ["ReplayPlan", "last_event", "may_miss", "plan", "run", "slices"]
+__all__ = ["Part", "ReplayPlan", "fold", "last_event", "may_miss", "plan", "run", "slices"]
+
+SAMPLE: Final = 16  # keys that are folded to tell how long all of them will take; of a whole world it is a slice of rows
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayPlan:
-    """What a replay will read. `rows` counts (aggregate, event) rows, at most."""
+    """What a replay will read: `rows` counts (aggregate, event) rows, at most. `seconds` is how long it will take, where a sample was asked for."""
 
     events: Events
     projection: Projection
@@ -33,20 +41,34 @@ class ReplayPlan:
     ended: bool
     files: int
     rows: int
+    seconds: float | None = None
 
     def __repr__(self) -> str:
         what = f"{len(self.keys):,} keys" if self.keys is not None else "every key"
         told = f"{self.projection.name} over {what} of {self.projection.aggregate}: {self.rows:,} rows in {self.files:,} files"
-        return tables.visible(f"<ReplayPlan {told}>")
+        return tables.visible(f"<ReplayPlan {told}{'' if self.seconds is None else f', about {_shown(self.seconds)}'}>")
 
     def _repr_html_(self) -> str:
         return f"<p>{tables.escape(repr(self).strip('<>'))}</p>"
 
 
+def _shown(seconds: float) -> str:
+    return f"{seconds:.1g} s" if seconds < 1 else f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} minutes"
+
+
 def plan(
-    events: Events, projection: Projection, selection: Selection, *, keys: Sequence[str] | None = None, ended: bool = False
+    events: Events,
+    projection: Projection,
+    selection: Selection,
+    *,
+    keys: Sequence[str] | None = None,
+    ended: bool = False,
+    sample: bool = False,
 ) -> ReplayPlan:
-    """Decide what to read. Raises `ProjectionError` if there is nothing to fold with, `UnknownId` for an aggregate that no event has."""
+    """Decide what to read; with `sample`, fold the first of it to tell how long the rest will take.
+
+    Raises `ProjectionError` if there is nothing to fold with, `UnknownId` for an aggregate that no event has.
+    """
     projection.check()
     known = events.manifest.aggregates
     if projection.aggregate not in known:
@@ -54,7 +76,41 @@ def plan(
             f"no captured event belongs to an aggregate {projection.aggregate!r}; the lab has {', '.join(known) or 'none'} (see lab.toml)"
         )
     wanted = None if keys is None else tuple(sorted({keys} if isinstance(keys, str) else set(keys)))
-    return ReplayPlan(events, projection, selection, wanted, ended, len(events.paths), known[projection.aggregate])
+    todo = ReplayPlan(events, projection, selection, wanted, ended, len(events.paths), known[projection.aggregate])
+    return dataclasses.replace(todo, seconds=_seconds(todo)) if sample else todo
+
+
+def _seconds(todo: ReplayPlan) -> float:
+    """How long a replay takes, as its first slices do: their reading, and what the handlers cost."""
+    if todo.keys is not None:
+        share, parts = SAMPLE / max(len(todo.keys), 1), slices(dataclasses.replace(todo, keys=todo.keys[:SAMPLE]))
+    else:
+        share, parts = 0.0, islice(slices(todo), 1)
+    began, rows = time.perf_counter(), 0
+
+    def count(more: int) -> None:
+        nonlocal rows
+        rows += more
+
+    fold(todo, parts, on_rows=count)
+    spent = time.perf_counter() - began
+    return spent / min(share or rows / max(todo.rows, 1) or 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What some keys came to: their rows as `World` keeps them, and what there is to say."""
+
+    rows: KeyedRows
+    failed: Sequence[Failure]
+    partial: frozenset[str]
+    ended: int
+    steps: int
+
+    def world(self, todo: ReplayPlan) -> World:
+        """The world of these keys alone."""
+        count = undecodable(todo.events, todo.selection)
+        return World(todo.projection, todo.selection, self.rows, self.failed, self.partial, self.ended, self.steps, count)
 
 
 def run(todo: ReplayPlan, *, on_rows: Callable[[int], None] = lambda count: None) -> World:
@@ -62,25 +118,20 @@ def run(todo: ReplayPlan, *, on_rows: Callable[[int], None] = lambda count: None
 
     A handler that raises fails its key alone. Memory: one slice of rows, and the states (at most 256 MB, then a temporary file).
     """
-    builder = WorldBuilder()
-    folding = _Folding(todo, builder)
+    return fold(todo, slices(todo), on_rows=on_rows).world(todo)
+
+
+def fold(todo: ReplayPlan, parts: Iterable[Slice], *, on_rows: Callable[[int], None] = lambda count: None) -> Part:
+    """Fold rows that hold every key whole, in the order of the keys."""
+    folding = _Folding(todo)
     try:
-        for part in slices(todo):
+        for part in parts:
             folding.take(part)
             on_rows(part.table.num_rows)
-        folding.end_key()
+        return folding.finish()
     except BaseException:
-        builder.abandon()
+        folding.builder.abandon()
         raise
-    return builder.finish(
-        todo.projection,
-        todo.selection,
-        failed=folding.failed,
-        partial=frozenset(folding.partial),
-        ended=folding.ended,
-        events=folding.steps,
-        undecodable=undecodable(todo.events, todo.selection),
-    )
 
 
 def slices(todo: ReplayPlan) -> Iterator[Slice]:
@@ -95,61 +146,58 @@ def slices(todo: ReplayPlan) -> Iterator[Slice]:
 class _Folding:
     """One key after another, each handed to the builder when its rows are over."""
 
-    def __init__(self, todo: ReplayPlan, builder: WorldBuilder) -> None:
-        self.failed: list[Failure] = []
-        self.partial: set[str] = set()
-        self.ended = 0
-        self.steps = 0
-        self._todo, self._builder = todo, builder
+    def __init__(self, todo: ReplayPlan) -> None:
+        self.builder = WorldBuilder()
+        self._failed: list[Failure] = []
+        self._partial: set[str] = set()
+        self._steps = 0
+        self._todo = todo
         self._fold = Fold(todo.projection)
         self._key: str | None = None
         self._version = 0
 
     def take(self, part: Slice) -> None:
         """Fold the next rows."""
-        rows = Rows(part)
-        self.steps += len(rows)
-        self.partial |= may_miss(self._todo.events, part)
-        types, data, step = event_types(rows), decoded(rows), self._fold.step
-        handlers = self._fold.handlers(types)
-        for key, start, stop in stretches(rows):
+        rows, fold = Rows(part), self._fold
+        self._steps += len(rows)
+        self._partial |= may_miss(self._todo.events, part)
+        steps = fold.steps(rows)
+        for key, count in stretches(rows):
             if key != self._key:
-                self.end_key()
+                self._end_key()
                 self._key, self._version = key, 0
-                self._fold.begin()
-            self._version += stop - start
-            for at, value in zip(range(start, stop), data, strict=False):
-                step(Event(rows, at, types[at], value), handlers[types[at]])
+                fold.begin()
+            fold.run(islice(steps, count))
+            self._version += count
 
-    def end_key(self) -> None:
+    def finish(self) -> Part:
+        """What all came to."""
+        self._end_key()
+        self.builder.flush()
+        refused = [Failure.of(last_event(self._todo, key), error) for key, error in self.builder.refused]
+        failed = sorted([*self._failed, *refused], key=attrgetter("key"))
+        return Part(self.builder.finish(), failed, frozenset(self._partial), self.builder.ended, self._steps)
+
+    def _end_key(self) -> None:
         """Hand over the state of the key that was being folded."""
         fold = self._fold
-        if self._key is None:
-            return
-        if fold.failure is None and fold.over and not self._todo.ended:
-            self.ended += 1
-            return
-        if fold.failure is None:
-            try:
-                self._builder.add(self._key, self._version, fold.state)
-            except ProjectionError as exc:
-                fold.fail(last_event(self._todo, self._key), str(exc))
         if fold.failure is not None:
-            self.failed.append(fold.failure)
+            self._failed.append(fold.failure)
+        elif self._key is not None:
+            self.builder.add(self._key, self._version, fold.state, over=fold.over and not self._todo.ended)
 
 
 def last_event(todo: ReplayPlan, key: str) -> Event:
     """The last event of a key that has some: looked up again, since the rows that it came with are gone."""
     rows = Rows(todo.events.lookup(todo.projection.aggregate, key, FOLD_COLUMNS, todo.selection))
-    return Event(rows, len(rows) - 1, None)
+    return Event.undecoded(rows, len(rows) - 1, None)
 
 
 def may_miss(events: Events, part: Slice) -> set[str]:
     """The keys among these rows with an event in a partition that has lost some."""
-    table = part.table
     mask = None
     for topic, partition, incarnation in events.lossy:
-        here = pc.and_(pc.equal(table["partition_id"], partition), pc.equal(table["incarnation"], incarnation))
-        here = pc.and_(pc.equal(table["topic"], topic), here)
+        here = pc.and_(pc.equal(part.column("partition_id"), partition), pc.equal(part.column("incarnation"), incarnation))
+        here = pc.and_(pc.equal(part.column("topic"), topic), here)
         mask = here if mask is None else pc.or_(mask, here)
-    return set() if mask is None else set(pc.unique(table["aggregate_id"].filter(mask)).to_pylist())
+    return set() if mask is None else set(pc.unique(part.column("aggregate_id").filter(mask)).to_pylist())

@@ -79,7 +79,7 @@ class RunFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = pq.ParquetFile(path, memory_map=True)
+            self._file = pq.ParquetFile(path)  # read, not mapped: mapped pages would count as the process's memory, and grow with the lab
             index = msgspec.json.decode(self._file.metadata.metadata[_INDEX], type=_Index)
         except (OSError, pa.ArrowException, KeyError, TypeError, msgspec.MsgspecError) as exc:
             raise CorruptLog(
@@ -154,17 +154,26 @@ def key_at(table: pa.Table, row: int, depth: int = len(KEY)) -> Key:
 
 
 def read_range(source: Sorted, low: Key, high: Key | None, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows with low <= key < high (None: to the end). `columns` must hold as much of KEY as the bounds have."""
-    begin = max(bisect_left(source.firsts, low) - 1, 0)  # the batch before may end within the range
+    """The rows with low <= key < high (None: to the end). No row is looked at where the range begins and ends with a batch."""
+    begin = bisect_left(source.firsts, low)
     end = len(source.firsts) if high is None else bisect_left(source.firsts, high)
-    table = source.read(begin, max(begin, end), columns)
-    start = bisect_left(range(table.num_rows), low, key=lambda row: key_at(table, row, len(low)))
-    stop = table.num_rows if high is None else bisect_left(range(table.num_rows), high, key=lambda row: key_at(table, row, len(high)))
-    return table.slice(start, max(stop - start, 0))
+    inside = begin > 0 and source.firsts[begin : begin + 1] != [low]  # the batch before may end within the range
+    begin -= inside
+    over = high is not None and source.firsts[end : end + 1] != [high] and source.last >= high
+    wanted = [*KEY[: max(len(low) * inside, len(high or ()) * over)]]
+    table = source.read(begin, max(begin, end), None if columns is None else list(dict.fromkeys([*columns, *wanted])))
+    start = bisect_left(range(table.num_rows), low, key=lambda row: key_at(table, row, len(low))) if inside else 0
+    stop = (
+        bisect_left(range(table.num_rows), high, key=lambda row: key_at(table, row, len(high)))
+        if high is not None and over
+        else table.num_rows
+    )
+    table = table.slice(start, max(stop - start, 0))
+    return table if columns is None else table.select(columns)
 
 
 def merge(sources: Sequence[Sorted], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield the rows of all sources in key order, a file's worth at a time. `columns` must hold all of KEY."""
+    """Yield the rows of all sources in key order, a file's worth at a time."""
     for low, high in ranges(sources):
         if (table := read_merged(sources, low, high, columns)).num_rows:
             yield table
@@ -180,11 +189,17 @@ def ranges(sources: Sequence[Sorted], low: Key = (), high: Key | None = None, ro
 
 
 def read_merged(sources: Sequence[Sorted], low: Key, high: Key | None, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of all sources with low <= key < high in key order. `columns` must hold all of KEY."""
-    near = [source for source in sources if source.last >= low and (high is None or source.firsts[0] < high)]
-    parts = [read_range(source, low, high, columns) for source in near or sources[:1]]
-    parts = [part for part in parts if part.num_rows] or parts[:1]
-    return sort(pa.concat_tables(parts)) if len(parts) > 1 else parts[0] if parts else pa.table({})
+    """The rows of all sources with low <= key < high in key order."""
+    near = sorted(
+        (source for source in sources if source.last >= low and (high is None or source.firsts[0] < high)),
+        key=lambda source: source.firsts[0],
+    )
+    if all(left.last < right.firsts[0] for left, right in pairwise(near)):  # files of one run, say
+        parts = [read_range(source, low, high, columns) for source in near or sources[:1]]
+        return pa.concat_tables(parts) if parts else pa.table({})
+    named = None if columns is None else list(dict.fromkeys([*columns, *KEY]))
+    table = sort(pa.concat_tables([read_range(source, low, high, named) for source in near]))
+    return table if columns is None else table.select(columns)
 
 
 def _splitters(sources: Sequence[Sorted], low: Key, high: Key | None, rows: int) -> list[Key]:

@@ -15,6 +15,7 @@ import contextlib
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ __all__ = [
     "as_of_names",
     "bounded",
     "connect",
+    "engine",
     "identifier",
     "is_current",
     "literal",
@@ -49,6 +51,8 @@ __all__ = [
     "undecodable",
     "write_database",
 ]
+
+MEMORY_LIMIT = "1GB"  # of each connection, beside a notebook's own data; the default would be most of the machine
 
 _HALF = re.compile("[\ud800-\udfff]")
 
@@ -232,6 +236,15 @@ def _distinct_names(names: Iterable[str], taken: set[str]) -> dict[str, str]:
     return out
 
 
+def engine(tz: str | None = None) -> duckdb.DuckDBPyConnection:
+    """DuckDB in memory, of which it takes no more than 1 GB; what is larger goes to a temporary folder outside the lab, and away with the connection."""
+    con = duckdb.connect()
+    con.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
+    con.execute(f"set temp_directory = {literal(str(Path(tempfile.gettempdir()) / f'eslab-{os.getpid()}-{secrets.token_hex(4)}'))}")
+    con.execute(f"set TimeZone = {literal(tz or 'UTC')}")
+    return con
+
+
 def connect(
     events: Events, log: Log, *, tz: str | None, trusted: bool = True, selection: Selection | None = None
 ) -> duckdb.DuckDBPyConnection:
@@ -239,8 +252,7 @@ def connect(
 
     For a stranger's lab (`trusted=False`) nothing but its own folder can be read, and DataFrames join by `register`.
     """
-    con = duckdb.connect()
-    con.execute(f"set TimeZone = {literal(tz or 'UTC')}")
+    con = engine(tz)
     if trusted:
         con.execute("set python_scan_all_frames = true")
     else:  # before anything that the lab says is run
@@ -255,25 +267,23 @@ def connect(
 
 def query(events: Events, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
     """Run a small query of our own over the sorted events; `{rows}` in the text stands for them."""
-    with contextlib.closing(duckdb.connect()) as con:
-        con.execute("set TimeZone = 'UTC'")
+    with contextlib.closing(engine()) as con:
         return con.execute(sql.format(rows=rows(events)), _bound(parameters or {})).fetchall()
 
 
 def undecodable(events: Events, selection: Selection) -> int:
-    """How many records in a selection could not be read as events. One scan of two narrow columns, where the lab has any."""
-    if not any(counts.undecodable for counts in events.manifest.topics.values()):
-        return 0
-    with contextlib.closing(duckdb.connect()) as con:
-        con.execute("set TimeZone = 'UTC'")
+    """How many records in a selection could not be read as events. Free where it is all that is captured, or the lab has none; else one scan of two narrow columns."""
+    topics = events.manifest.topics
+    if events.holds_all(selection) or not any(counts.undecodable for counts in topics.values()):
+        return sum(counts.undecodable for counts in topics.values())
+    with contextlib.closing(engine()) as con:
         found = con.execute(f"select count(*) from {rows(events, selection=selection)} where first and kind = 'undecodable'").fetchall()
     return int(found[0][0])
 
 
 def table(events: Events, sql: str, parameters: dict[str, Any]) -> pa.Table:
     """Run a query of our own whose answer may be large; `{rows}` in the text stands for the sorted events."""
-    with contextlib.closing(duckdb.connect()) as con:
-        con.execute("set TimeZone = 'UTC'")
+    with contextlib.closing(engine()) as con:
         return con.sql(sql.format(rows=rows(events)), params=_bound(parameters)).to_arrow_table()
 
 
@@ -342,8 +352,8 @@ def _relations(con: duckdb.DuckDBPyConnection) -> Sequence[tuple[str, str]]:
     return con.execute("select schema_name, view_name from duckdb_views() where not internal order by all").fetchall()
 
 
-def one_line(exc: duckdb.Error) -> QueryError:
+def one_line(exc: duckdb.Error, *, has: str = 'the lab has events, history, records, gaps, problems and types."..."') -> QueryError:
     """DuckDB's word on a statement, as our error: its first line, and where to look."""
     first, *rest = str(exc).strip().splitlines()
     hint = next((line.strip() for line in rest if line.startswith(("Candidate", "Did you mean", "LINE"))), "")
-    return QueryError(f'{first}{" — " + hint if hint else ""}; the lab has events, history, records, gaps, problems and types."..."')
+    return QueryError(f"{first}{' — ' + hint if hint else ''}; {has}")

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from eslab.errors import UnknownId
+from eslab.errors import LabError, ProjectionError, UnknownId
 from eslab.folding import Failure
 from eslab.keyed import Keeper, KeyedRows
-from eslab.model import Selection, pack_state, unpack_state
+from eslab.model import Selection, pack_state, pack_states, unpack_state
 from eslab.projection import Projection
+from eslab.segments import enough_disk
+from eslab.sql import engine, one_line
 from eslab.views import tables
 
 __all__ = ["World", "WorldBuilder"]
 
 SHOWN: Final = 20
+TOGETHER: Final = 256  # states that are packed by one call; all of them are in memory until then
 
-_SCHEMA: Final = pa.schema([("aggregate_id", pa.string()), ("version", pa.int64()), ("state", pa.binary())])
+_SCHEMA: Final = pa.schema([("aggregate_id", pa.string()), ("version", pa.int64()), ("state", pa.binary()), ("over", pa.bool_())])
+"""`over`: a tombstone ended the key. Such rows are kept to go on from, and shown only if they were asked for."""
+_SHOWN: Final = pa.schema([("aggregate_id", pa.string()), ("version", pa.int64()), ("state", pa.string())])
 
 
 class World(Mapping[str, Any]):
     """State by aggregate id, as Arrow; a key that failed is in `failed` and has no state.
 
     `partial` names the keys that a lossy gap may have robbed of events; `ended` counts those left out because a tombstone ended them, `undecodable` the
-    records in the selection, of whatever key, that could not be read as events.
+    records in the selection, of whatever key, that could not be read as events. DuckDB reads it as it is (`from world`), polars by `polars.DataFrame(world.reader())`, a batch at a time.
     """
 
     def __init__(
@@ -44,6 +54,7 @@ class World(Mapping[str, Any]):
         self.failed, self.partial, self.ended, self.events = tuple(failed), partial, ended, events
         self.undecodable = undecodable
         self._rows = rows
+        self._connection: duckdb.DuckDBPyConnection | None = None
 
     @property
     def complete(self) -> bool:
@@ -51,7 +62,7 @@ class World(Mapping[str, Any]):
         return not self.failed and not self.partial
 
     def __getitem__(self, key: str) -> Any:
-        found = self._rows.find(key)
+        found = self._find(key)
         if found is None:
             failure = next((one for one in self.failed if one.key == key), None)
             if failure:
@@ -61,22 +72,70 @@ class World(Mapping[str, Any]):
         return unpack_state(batch.column(2)[row].as_py())
 
     def __contains__(self, key: object) -> bool:
-        return self._rows.find(key) is not None
+        return self._find(key) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return self._rows.keys()
+        for batch in self._batches():
+            yield from batch.column(0).to_pylist()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows) - self.ended
+
+    def _find(self, key: object) -> tuple[pa.RecordBatch, int] | None:
+        found = self._rows.find(key)
+        return None if found is None or (self.ended and found[0].column(3)[found[1]].as_py()) else found
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """What is shown, with the states as text."""
+        for batch in self._rows.batches:
+            if self.ended:
+                batch = batch.filter(pc.invert(batch.column(3)))
+            yield pa.record_batch([batch.column(0), batch.column(1), batch.column(2).cast(pa.string())], schema=_SHOWN)
+
+    def reader(self) -> pa.RecordBatchReader:
+        """What `arrow` has, a batch at a time: a world that is larger than memory stays on disk."""
+        return pa.RecordBatchReader.from_batches(_SHOWN, self._batches())
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.reader().__arrow_c_stream__(requested_schema)
 
     def arrow(self) -> pa.Table:
         """aggregate_id, version (steps folded), state (JSON; `Decimal` and `datetime` as docs/format.md writes them)."""
-        table = self._rows.table()
-        return table.set_column(2, "state", table["state"].cast(pa.string()))
+        return self.reader().read_all()
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write what `arrow` has as a Parquet file and return its path. Whole or not at all, in flat memory; an older file is replaced."""
+        target = Path(path).expanduser().absolute()
+        if target.is_dir() or not target.parent.is_dir():
+            raise LabError(
+                f"{target} is {'a folder' if target.is_dir() else 'in no folder that exists'}; name a file to write, like orders.parquet"
+            )
+        temporary = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
+        try:
+            with enough_disk(temporary), pq.ParquetWriter(temporary, _SHOWN, compression="zstd", compression_level=1) as writer:
+                for batch in self._batches():
+                    writer.write_batch(batch)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return target
+
+    def sql(self, query: str = "from world", **parameters: Any) -> duckdb.DuckDBPyRelation:
+        """Run SQL over `world`: aggregate_id, version, state (JSON: `state ->> 'status'`); `$name` takes a parameter. Returns DuckDB's relation. Raises `QueryError`."""
+        if self._connection is None:
+            con = engine()
+            con.register("states", self.reader())
+            con.execute("create table world as select aggregate_id, version, state::json as state from states")
+            con.unregister("states")
+            self._connection = con
+        try:
+            return self._connection.sql(query, params=parameters or None)
+        except duckdb.Error as exc:
+            raise one_line(exc, has="this world is the table world") from exc
 
     def df(self) -> pd.DataFrame:
         """One row per key, by aggregate_id; a column per top-level field of the states (`state` for states that are no objects)."""
-        states = [unpack_state(text) for batch in self._rows.batches for text in batch.column(2).to_pylist()]
+        states = [unpack_state(text) for batch in self._batches() for text in batch.column(2).cast(pa.binary()).to_pylist()]
         frame = pd.DataFrame([state if isinstance(state, dict) else {"state": state} for state in states])
         frame.index = pd.Index(list(self), name="aggregate_id", dtype="str")
         return frame
@@ -109,28 +168,44 @@ class World(Mapping[str, Any]):
 
 
 class WorldBuilder:
-    """Takes states in the order of their ids."""
+    """Takes states in the order of their ids. Those that hold what a state may not are in `refused`, with what is wrong."""
 
     def __init__(self) -> None:
         self._keeper = Keeper(_SCHEMA)
+        self._keys: list[str] = []
+        self._versions: list[int] = []
+        self._states: list[Any] = []
+        self._over: list[bool] = []
+        self.ended = 0
+        self.refused: list[tuple[str, str]] = []
 
-    def add(self, key: str, version: int, state: Any) -> None:
-        """Keep one state. Raises `ProjectionError` if it holds what a state may not."""
-        self._keeper.add(key, version, pack_state(state))
+    def add(self, key: str, version: int, state: Any, *, over: bool = False) -> None:
+        """Keep one state; one that is `over` is not shown. It is packed with its neighbours, so it must not change any more."""
+        self._keys.append(key)
+        self._versions.append(version)
+        self._states.append(state)
+        self._over.append(over)
+        self.ended += over
+        if len(self._keys) >= TOGETHER:
+            self.flush()
 
-    def finish(
-        self,
-        projection: Projection,
-        selection: Selection,
-        *,
-        failed: Sequence[Failure],
-        partial: frozenset[str],
-        ended: int,
-        events: int,
-        undecodable: int,
-    ) -> World:
-        """The world of all that was added."""
-        return World(projection, selection, self._keeper.finish(), failed, partial, ended, events, undecodable)
+    def flush(self) -> None:
+        """Pack what waits for it."""
+        rows = self._keys, self._versions, self._states, self._over
+        self._keys, self._versions, self._states, self._over = [], [], [], []
+        try:
+            self._keeper.extend(rows[0], rows[1], pack_states(rows[2]), rows[3])
+        except ProjectionError:  # one of them; which one?
+            for key, version, state, over in zip(*rows, strict=True):
+                try:
+                    self._keeper.add(key, version, pack_state(state), over)
+                except ProjectionError as exc:
+                    self.refused.append((key, str(exc)))
+                    self.ended -= over
+
+    def finish(self) -> KeyedRows:
+        """All that was added, and not refused."""
+        return self._keeper.finish()
 
     def abandon(self) -> None:
         """Remove what a replay that did not end has put on disk."""
