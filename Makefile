@@ -75,5 +75,5 @@ $(VENV)/lab: $(VENV)/made pyproject.toml
 	@touch $@
 
 $(VENV)/test: $(VENV)/made pyproject.toml
-	$(PIP) --editable '.[demo,lab,test]'
+	$(PIP) --editable '.[cluster,demo,lab,test]'
 	@touch $@

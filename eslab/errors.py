@@ -21,6 +21,7 @@
     ├── UnknownGroup           a consumer group of which the lab has no position
     ├── UnknownTopic           a topic that the lab does not hold
     ├── ProjectionError        a projection that cannot be folded
+    ├── ExecutorError          an executor that died, or cannot take a projection
     └── QueryError             SQL that DuckDB refused
 
 Each message says what happened, where, and what to do next. `EslabError` itself is never raised.
@@ -32,6 +33,7 @@ __all__ = [
     "CorruptLog",
     "DiskFull",
     "EslabError",
+    "ExecutorError",
     "LabBusy",
     "LabError",
     "LabNotFound",
@@ -134,6 +136,10 @@ class UnknownTopic(EslabError, LookupError):
 
 class ProjectionError(EslabError):
     """The projection, or one of its handlers, cannot be used."""
+
+
+class ExecutorError(EslabError):
+    """The executor of a replay died, or cannot take the projection."""
 
 
 class QueryError(EslabError):

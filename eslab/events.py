@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -24,6 +25,7 @@ from eslab.sources import CONSUMER_OFFSETS
 
 __all__ = [
     "EVENTS",
+    "Between",
     "Events",
     "LifeState",
     "Manifest",
@@ -202,6 +204,10 @@ def newest_manifest(folder: Path) -> Manifest | None:
     return None
 
 
+Between = tuple[runs.Key, runs.Key]
+"""A range of keys: the first, and the one to end before."""
+
+
 # --- reading ----------------------------------------------------------------------------------------------
 
 
@@ -244,10 +250,17 @@ class Events:
         low, high = (aggregate, aggregate_id), (aggregate, aggregate_id + "\0")
         return self._slice(low, high, columns, selection)
 
-    def scan(self, aggregate: str, columns: Sequence[str], selection: Selection) -> Iterator[Slice]:
-        """Yield the rows of every id of an aggregate in key order, a few thousand at a time."""
-        for low, high in runs.ranges(self._sources(), (aggregate,), (aggregate + "\0",), SCAN_ROWS):
-            yield self._slice(low, high or (aggregate + "\0",), columns, selection)
+    def scan(self, aggregate: str, columns: Sequence[str], selection: Selection, between: Between | None = None) -> Iterator[Slice]:
+        """Yield the rows of every id of an aggregate (or of those between two keys) in key order, a few thousand at a time."""
+        begin, end = between or ((aggregate,), (aggregate + "\0",))
+        for low, high in runs.ranges(self._sources(), begin, end, SCAN_ROWS):
+            yield self._slice(low, high or end, columns, selection)
+
+    def key_ranges(self, aggregate: str, rows: int) -> list[Between]:
+        """The ids of an aggregate in ranges of about so many rows, none of which parts an id."""
+        begin, end = (aggregate,), (aggregate + "\0",)
+        bounds = dict.fromkeys(low[:2] for low, _ in runs.ranges(self._sources(), begin, end, rows))
+        return list(pairwise([*bounds, end]))
 
     def holds_all(self, selection: Selection) -> bool:
         """Whether a selection holds every event there is, of whatever incarnation."""

@@ -8,6 +8,7 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, overload
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -15,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import duckdb
 import pandas as pd
 
-from eslab import building, compare, cuts, history, replay, sql, sqlworld, upcasters, verify, watching
+from eslab import building, compare, cuts, dispatch, history, replay, sql, sqlworld, upcasters, verify, watching
 from eslab.bookmarks import Bookmarks
 from eslab.capture import CapturePlan, Offsets, capture, plan
 from eslab.compare import Comparison
@@ -335,6 +336,7 @@ class Lab:
         strict: bool = False,
         clock: str = "recorded",
         cut: Cut | None = None,
+        executor: Executor | None = None,
         progress: bool = True,
     ) -> World: ...
     @overload
@@ -357,6 +359,7 @@ class Lab:
         strict: bool = False,
         clock: str = "recorded",
         cut: Cut | None = None,
+        executor: Executor | None = None,
         progress: bool = True,
     ) -> World | SqlWorld:
         """Fold a projection (or, by an aggregate's name, the default one) over every aggregate until a moment; over `keys` alone if they are given.
@@ -364,19 +367,20 @@ class Lab:
         `clock="happened"` takes `at` as the time in the payloads: of all that is captured, or of a `cut`.
         Keys that a tombstone ended are left out unless `ended`. A handler that raises fails its key: see `World.failed`. `strict` freezes states, and the data of events, so that a
         handler which changes what it was given fails its key, too, and is named. A SQL projection is one query over what had come until then: it has neither `keys`, `ended` nor `strict`.
+        An `executor` folds in parts: threads, processes (`ProcessPoolExecutor`), or a Dask cluster (`client.get_executor()`) whose workers see the lab's folder.
         """
         events = self._now()
         selection = self._selection(events, at, clock, cut)
         if isinstance(projection, SqlProjection):
-            if keys is not None or ended or strict:
+            if keys is not None or ended or strict or executor is not None:
                 raise ProjectionError(
-                    f"SQL projection {projection.name!r} has no keys and no handlers: say in its query what is wanted, and drop keys=, ended= and strict="
+                    f"SQL projection {projection.name!r} has no keys and no handlers: say in its query what is wanted, and drop keys=, ended=, strict= and executor="
                 )
             return sqlworld.evaluate(events, self._log, projection, selection, tz=self._zone, trusted=self._trusted)
         chosen = frozen(self._folded(projection)) if strict else self._folded(projection)
         todo = replay.plan(events, chosen, selection, keys=keys, ended=ended)
         with Bar(f"replaying {chosen.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
-            return replay.run(todo, on_rows=bar.count)
+            return replay.run(todo, on_rows=bar.count) if executor is None else dispatch.run(todo, executor, on_rows=bar.count)
 
     def plan(
         self,

@@ -16,7 +16,7 @@ from typing import Final
 import pyarrow.compute as pc
 
 from eslab.errors import UnknownId
-from eslab.events import Events, Slice
+from eslab.events import Between, Events, Slice
 from eslab.folding import FOLD_COLUMNS, Failure, Fold, Rows, stretches
 from eslab.keyed import KeyedRows
 from eslab.model import Event, Selection
@@ -42,6 +42,8 @@ class ReplayPlan:
     files: int
     rows: int
     seconds: float | None = None
+    between: Between | None = None
+    """Only the keys between two, for one part of a replay."""
 
     def __repr__(self) -> str:
         what = f"{len(self.keys):,} keys" if self.keys is not None else "every key"
@@ -138,7 +140,7 @@ def slices(todo: ReplayPlan) -> Iterator[Slice]:
     """The rows to fold, every key's in order, one key after another."""
     aggregate = todo.projection.aggregate
     if todo.keys is None:
-        yield from todo.events.scan(aggregate, FOLD_COLUMNS, todo.selection)
+        yield from todo.events.scan(aggregate, FOLD_COLUMNS, todo.selection, todo.between)
     else:
         yield from (todo.events.lookup(aggregate, key, FOLD_COLUMNS, todo.selection) for key in todo.keys)
 

@@ -203,6 +203,10 @@ class WorldBuilder:
                     self.refused.append((key, str(exc)))
                     self.ended -= over
 
+    def put(self, batch: pa.RecordBatch) -> None:
+        """Keep rows of another builder as they are; its `ended` is added by the caller."""
+        self._keeper.put(batch)
+
     def finish(self) -> KeyedRows:
         """All that was added, and not refused."""
         return self._keeper.finish()

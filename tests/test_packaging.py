@@ -36,7 +36,10 @@ def _as_specifiers(version: str) -> SpecifierSet:
 def test_the_conda_environment_names_the_same_dependencies_in_the_same_versions():
     wanted = [
         Requirement(text)
-        for text in (*PROJECT["dependencies"], *(one for extra in ("demo", "lab") for one in PROJECT["optional-dependencies"][extra]))
+        for text in (
+            *PROJECT["dependencies"],
+            *(one for extra in ("cluster", "demo", "lab") for one in PROJECT["optional-dependencies"][extra]),
+        )
     ]
     found = _conda_specs()
     assert found.pop("python") == SpecifierSet(PROJECT["requires-python"])
