@@ -403,5 +403,9 @@ def compare(
         raise ProjectionError(
             f"{left.name!r} folds {left.aggregate!r} and {right.name!r} folds {right.aggregate!r}; two projections are compared over one aggregate"
         )
+    if (left.key, left.topics) != (right.key, right.topics):
+        raise ProjectionError(
+            f"{left.name!r} and {right.name!r} are keyed differently, or fold other topics; two projections are compared over the same keys"
+        )
     plans = [replay.plan(events, one, selection, keys=keys, ended=ended) for one in (left, right)]
     return Comparison(events, (left, right), selection, clock, part(plans[0], plans[1], on_rows=on_rows))

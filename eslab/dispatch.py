@@ -18,10 +18,11 @@ from typing import Any, Final
 import msgspec
 import pyarrow as pa
 
-from eslab.errors import EslabError, ExecutorError
+from eslab.errors import EslabError, ExecutorError, ProjectionError
 from eslab.events import Events, Manifest
 from eslab.folding import Failure
 from eslab.markup import visible
+from eslab.model import AGGREGATE
 from eslab.replay import Part, ReplayPlan, fold, slices
 from eslab.world import World, WorldBuilder
 
@@ -40,8 +41,12 @@ Answer = tuple[bytes, list[Failure], frozenset[str], int, int]
 def run(todo: ReplayPlan, executor: Executor, *, on_rows: Callable[[int], None] = lambda count: None) -> World:
     """What `replay.run` returns, folded in parts on the executor, which stays open. A part that is lost with its worker is asked for once more.
 
-    Raises `ExecutorError` where the executor dies, or cannot take the projection.
+    Raises `ExecutorError` where the executor dies, or cannot take the projection; `ProjectionError` for one by other keys than the aggregate's, which are sorted here.
     """
+    if todo.projection.key is not AGGREGATE:
+        raise ProjectionError(
+            f"projection {todo.projection.name!r} is keyed by {todo.projection.aggregate}: its events are sorted and folded here, one key after another; drop executor="
+        )
     submit = _submitter(todo, executor)
     builder = WorldBuilder()
     failed, partial, steps = list[Failure](), set[str](), 0

@@ -218,7 +218,7 @@ class Events:
         self.folder = folder
         self.manifest = manifest
         self._files: dict[str, runs.RunFile] = {}
-        self._decimals = {
+        self.decimals: Mapping[str, Sequence[Place]] = {
             topic: [parse_path(path) for path in counts.decimals] for topic, counts in manifest.topics.items() if counts.decimals
         }
 
@@ -276,7 +276,7 @@ class Events:
             table = runs.read_merged(sources, low, high, names)
             return table if table.num_columns else EVENTS.empty_table().select(names)
 
-        return Slice(read, columns, None if self.holds_all(selection) else selection, self._decimals)
+        return Slice(read, columns, None if self.holds_all(selection) else selection, self.decimals)
 
     def _sources(self) -> list[runs.RunFile]:
         for run in self.manifest.runs:

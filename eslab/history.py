@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from eslab import cuts, stepping
+from eslab import cuts, keying, stepping
 from eslab.changes import Changes, diff
 from eslab.cuts import Clock
 from eslab.errors import MomentError, UnknownId, VersionOutOfRange
@@ -116,7 +116,7 @@ class History(Sequence[Step]):
     ) -> None:
         self.aggregate, self.aggregate_id, self.projection, self.selection = aggregate, aggregate_id, projection, selection
         self._events, self._clock = events, clock
-        self._rows = Rows(events.lookup(aggregate, aggregate_id, (*FOLD_COLUMNS, "event_id"), selection))
+        self._rows = Rows(keying.lookup(events, projection, aggregate_id, (*FOLD_COLUMNS, "event_id"), selection))
         self._list = events_of(self._rows)
         self._kept: dict[int, Any] = {0: projection.initial()}
         self._failure: tuple[int, str] | None = None
@@ -441,14 +441,11 @@ def _partial(events: Events, rows: Rows) -> str:
 def open_history(events: Events, aggregate: str, aggregate_id: str, projection: Projection, selection: Selection, clock: Clock) -> History:
     """The history of one aggregate. Raises `UnknownId` if no captured event belongs to it."""
     projection.check()
-    if aggregate not in events.manifest.aggregates:
-        raise UnknownId(
-            f"no captured event belongs to an aggregate {aggregate!r}; the lab has {', '.join(events.manifest.aggregates) or 'none'} (see lab.toml)"
-        )
     if projection.aggregate != aggregate:
         raise UnknownId(f"projection {projection.name!r} folds {projection.aggregate!r}, not {aggregate!r}")
-    history = History(events, aggregate, aggregate_id, projection, selection, clock)
-    if not len(history) and not len(Rows(events.lookup(aggregate, aggregate_id, FOLD_COLUMNS, Selection(events.cut)))):
+    keying.count(events, projection)
+    history = History(events, aggregate, aggregate_id, projection, keying.narrowed(events, projection, selection), clock)
+    if not len(history) and not len(Rows(keying.lookup(events, projection, aggregate_id, FOLD_COLUMNS, Selection(events.cut)))):
         raise UnknownId(
             f"no captured event belongs to {aggregate} {aggregate_id!r}; lab.find({aggregate_id!r}) looks for it as any id, and lab.gaps() says what was not captured"
         )

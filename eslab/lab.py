@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import duckdb
 import pandas as pd
 
-from eslab import building, compare, cuts, dispatch, history, replay, sql, sqlworld, upcasters, verify, watching
+from eslab import building, compare, cuts, dispatch, history, keying, replay, sql, sqlworld, upcasters, verify, watching
 from eslab.bookmarks import Bookmarks
 from eslab.capture import CapturePlan, Offsets, capture, plan
 from eslab.compare import Comparison
@@ -415,7 +415,7 @@ class Lab:
         events = self._now()
         sides = [self._folded(one) for one in (left, right)]
         selection = self._selection(events, at, clock, cut)
-        total = events.manifest.aggregates.get(sides[0].aggregate) if keys is None else None
+        total = keying.count(events, sides[0]) if keys is None else None
         with Bar(f"comparing {sides[0].name} with {sides[1].name}", total, unit="steps", shown=progress) as bar:
             return compare.compare(events, sides[0], sides[1], selection, self._clock(), keys=keys, ended=ended, on_rows=bar.count)
 

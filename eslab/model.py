@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
+    "AGGREGATE",
     "EACH",
     "MISSING",
     "TOMBSTONE",
@@ -54,6 +55,7 @@ class _Sentinel(Enum):
     MISSING = "MISSING"
     TOMBSTONE = "TOMBSTONE"
     EACH = "EACH"
+    AGGREGATE = "AGGREGATE"
 
     def __repr__(self) -> str:
         return self.value
@@ -68,6 +70,8 @@ TOMBSTONE: Final = _Sentinel.TOMBSTONE
 """The event type of a record whose value is null."""
 EACH: Final = _Sentinel.EACH
 """In an id path: every element of a list, written `[]`."""
+AGGREGATE: Final = _Sentinel.AGGREGATE
+"""What a projection is keyed by if nothing else is said."""
 
 
 # --- records ------------------------------------------------------------------------------------

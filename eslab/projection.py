@@ -13,35 +13,54 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from decimal import Decimal
+from typing import Any, Final, Self, TypeVar
 
 from eslab.errors import ProjectionError
-from eslab.model import EACH, TOMBSTONE, Event, Path, value_at
+from eslab.model import AGGREGATE, EACH, TOMBSTONE, Event, Path, dumps, format_path, parse_path, value_at
 from eslab.views import tables
 
-__all__ = ["Around", "Handler", "MergeProjection", "Projection", "SqlProjection"]
+__all__ = ["Around", "Handler", "KeyPath", "MergeProjection", "Projection", "SqlProjection"]
 
 Handler = Callable[[Any, Event], Any]
 _F = TypeVar("_F", bound=Handler)
 
 
 class Projection:
-    """A fold over the events of each aggregate: an initial state and one pure function per event type.
+    """A fold over the events of each key: an initial state and one pure function per event type.
 
     A handler takes (state, event) and returns the new state; it must not change the one it was given, nor depend on anything but the two.
     `initial` is the state before the first event: a value (copied for each key) or a function without arguments. `evolve` is one function for every
     event type that has no handler of its own. States are JSON values plus `datetime` and `Decimal`.
+
+    Its keys are the ids of `aggregate`; with `key=` those at a path in each event (`"data.customerId"`, `"data.items[].sku"` for several of one event, `"metadata.tenant"`, or a part of
+    the event, like `"correlation_id"`), or what a function of the event returns (a key, several, or None), and `aggregate` is but a word for them. `key=None` folds everything in
+    the lab's order into one state, under the key "all". An event comes once to each of its keys; without any it is not folded; nor are tombstones, unless they have a handler. `topics` are those
+    whose events are folded (default: all).
     """
 
     upcast_by = ""
     """The fingerprint of the upcasters through which the handlers see events; "" for none."""
 
-    def __init__(self, name: str, *, aggregate: str, version: int = 1, initial: Any = None, evolve: Handler | None = None) -> None:
-        if not aggregate:
-            raise ProjectionError(f'projection {name!r}: give the aggregate it folds, such as aggregate="order"')
+    def __init__(
+        self,
+        name: str,
+        *,
+        aggregate: str | None = None,
+        key: Any = AGGREGATE,
+        topics: str | Sequence[str] | None = None,
+        version: int = 1,
+        initial: Any = None,
+        evolve: Handler | None = None,
+    ) -> None:
+        if not aggregate and key is AGGREGATE:
+            raise ProjectionError(f'projection {name!r}: give the aggregate it folds, such as aggregate="order", or key="data.customerId"')
         if evolve is not None and not callable(evolve):
             raise ProjectionError(f"projection {name!r}: evolve is a function of (state, event), not {type(evolve).__name__}")
-        self.name, self.aggregate, self.version = name, aggregate, version
+        self.name, self.version = name, version
+        self.key = _key(name, key)
+        self.aggregate = aggregate or _word(self.key)
+        self.topics = None if topics is None else (topics,) if isinstance(topics, str) else tuple(topics)
         self._initial = dict if initial is None else initial  # called for each key: an empty one costs least
         self._evolve = evolve
         self._handlers: dict[Any, Handler] = {}
@@ -82,6 +101,10 @@ class Projection:
         other._handlers = dict(self._handlers)  # noqa: SLF001  another of this class
         return other
 
+    def seen(self, event: Event) -> Event:
+        """The event as the handlers see it."""
+        return event
+
     @property
     def types(self) -> tuple[str, ...]:
         """The event types that have a handler, in the order of registration."""
@@ -109,15 +132,18 @@ class Projection:
             *(["every other type by evolve" if self.types else "every type by evolve"] if self._evolve is not None else []),
         ]
         ignored = f"; ignores {', '.join(sorted(self._ignored))}" if self._ignored else ""
-        return tables.visible(
-            f"<Projection {self.name} v{self.version} of {self.aggregate}: {', '.join(folded) or 'no handlers'}{ignored}>"
-        )
+        return tables.visible(f"<Projection {self._said()}: {', '.join(folded) or 'no handlers'}{ignored}>")
+
+    def _said(self) -> str:
+        by = "" if self.key is AGGREGATE or self.aggregate == (word := _word(self.key)) else f" by {word}"
+        topics = f" in {', '.join(self.topics)}" if self.topics else ""
+        return f"{self.name} v{self.version} of {self.aggregate}{by}{topics}"
 
     def _repr_html_(self) -> str:
         rows = [[str(one), getattr(handler, "__name__", str(handler))] for one, handler in self._handlers.items()]
         rows += [["every other type", getattr(self._evolve, "__name__", str(self._evolve))]] if self._evolve is not None else []
         rows += [[one, "(ignored)"] for one in sorted(self._ignored - self._handlers.keys())]
-        return tables.html(["event type", "handler"], rows, caption=f"{self.name} v{self.version} of {self.aggregate}", empty="no handlers")
+        return tables.html(["event type", "handler"], rows, caption=self._said(), empty="no handlers")
 
     @staticmethod
     def of(
@@ -151,12 +177,77 @@ class Projection:
         )
 
 
+# --- keys -------------------------------------------------------------------------------------------------
+
+_PARTS: Final = {
+    "id": "event_id", "type": "event_type", "version": "event_version", "key": "record_key",
+    **{name: name for name in ("source", "correlation_id", "causation_id", "trace_id", "span_id", "parent_span_id", "topic")},
+}  # fmt: skip
+"""The parts of an event that can be a key, and their columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPath:
+    """Where an event carries its keys: a column and, of `data` and `metadata`, a path in it."""
+
+    column: str
+    path: Path = ()
+
+    def of(self, data: Any) -> list[str]:
+        """The keys in the data of an event, each once: texts as they are, everything else as JSON; null and an empty text are none."""
+        return list(dict.fromkeys(text for value in _walk(data, self.path) if (text := _key_text(value))))
+
+    def __str__(self) -> str:
+        return format_path((self.column, *self.path)) if self.path else self.column
+
+
+def _key(name: str, told: Any) -> Any:
+    """A `KeyPath`, a function of the event, None, or AGGREGATE."""
+    if not isinstance(told, str):
+        if told is not None and told is not AGGREGATE and not callable(told):
+            raise ProjectionError(
+                f'projection {name!r}: key={told!r:.80} is neither a path, like "data.customerId", nor a function of the event, nor None'
+            )
+        return told
+    first, *rest = parse_path(told)
+    if first in ("data", "metadata"):
+        return KeyPath(str(first), tuple(rest))
+    column = _PARTS.get(str(first), first if first in _PARTS.values() else None)
+    if column is None or rest:
+        raise ProjectionError(
+            f'projection {name!r}: key={told!r} is no part of an event; write it like "data.customerId", "metadata.tenant" or "correlation_id"'
+        )
+    return KeyPath(str(column))
+
+
+def _word(key: Any) -> str:
+    """A key in a word."""
+    return "all" if key is None else str(key) if isinstance(key, KeyPath) else getattr(key, "__name__", str(key))
+
+
+def _walk(value: Any, path: Path) -> Iterator[Any]:
+    if EACH not in path:
+        yield value_at(value, path)
+        return
+    at = path.index(EACH)
+    inner = value_at(value, path[:at])
+    for element in inner if isinstance(inner, list) else []:
+        yield from _walk(element, path[at + 1 :])
+
+
+def _key_text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value) if isinstance(value, Decimal) else dumps(value).decode()
+
+
 class Around(Projection):
     """Another projection, called the same, with something round each of its handlers."""
 
     def __init__(self, inner: Projection) -> None:
         vars(self).update(vars(inner))
         self.inner = inner
+
+    def seen(self, event: Event) -> Event:
+        return self.inner.seen(event)
 
     def initial(self) -> Any:
         return self.inner.initial()

@@ -15,11 +15,11 @@ from typing import Final
 
 import pyarrow.compute as pc
 
-from eslab.errors import UnknownId
+from eslab import keying
 from eslab.events import Between, Events, Slice
 from eslab.folding import FOLD_COLUMNS, Failure, Fold, Rows, stretches
 from eslab.keyed import KeyedRows
-from eslab.model import Event, Selection
+from eslab.model import AGGREGATE, Event, Selection
 from eslab.projection import Projection
 from eslab.sql import undecodable
 from eslab.views import tables
@@ -67,19 +67,15 @@ def plan(
     ended: bool = False,
     sample: bool = False,
 ) -> ReplayPlan:
-    """Decide what to read; with `sample`, fold the first of it to tell how long the rest will take.
+    """Decide what to read; with `sample`, fold the first of it to tell how long the rest will take (not by other keys than the aggregate's: they are sorted first).
 
     Raises `ProjectionError` if there is nothing to fold with, `UnknownId` for an aggregate that no event has.
     """
     projection.check()
-    known = events.manifest.aggregates
-    if projection.aggregate not in known:
-        raise UnknownId(
-            f"no captured event belongs to an aggregate {projection.aggregate!r}; the lab has {', '.join(known) or 'none'} (see lab.toml)"
-        )
+    rows = keying.count(events, projection)
     wanted = None if keys is None else tuple(sorted({keys} if isinstance(keys, str) else set(keys)))
-    todo = ReplayPlan(events, projection, selection, wanted, ended, len(events.paths), known[projection.aggregate])
-    return dataclasses.replace(todo, seconds=_seconds(todo)) if sample else todo
+    todo = ReplayPlan(events, projection, keying.narrowed(events, projection, selection), wanted, ended, len(events.paths), rows)
+    return dataclasses.replace(todo, seconds=_seconds(todo)) if sample and projection.key is AGGREGATE else todo
 
 
 def _seconds(todo: ReplayPlan) -> float:
@@ -138,11 +134,7 @@ def fold(todo: ReplayPlan, parts: Iterable[Slice], *, on_rows: Callable[[int], N
 
 def slices(todo: ReplayPlan) -> Iterator[Slice]:
     """The rows to fold, every key's in order, one key after another."""
-    aggregate = todo.projection.aggregate
-    if todo.keys is None:
-        yield from todo.events.scan(aggregate, FOLD_COLUMNS, todo.selection, todo.between)
-    else:
-        yield from (todo.events.lookup(aggregate, key, FOLD_COLUMNS, todo.selection) for key in todo.keys)
+    return keying.scan(todo.events, todo.projection, FOLD_COLUMNS, todo.selection, todo.keys, todo.between)
 
 
 class _Folding:
@@ -191,7 +183,7 @@ class _Folding:
 
 def last_event(todo: ReplayPlan, key: str) -> Event:
     """The last event of a key that has some: looked up again, since the rows that it came with are gone."""
-    rows = Rows(todo.events.lookup(todo.projection.aggregate, key, FOLD_COLUMNS, todo.selection))
+    rows = Rows(keying.lookup(todo.events, todo.projection, key, FOLD_COLUMNS, todo.selection))
     return Event.undecoded(rows, len(rows) - 1, None)
 
 

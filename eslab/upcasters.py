@@ -172,6 +172,9 @@ class _Upcast(Around):
         super().__init__(inner)
         self.upcast_by, self._upcasters = upcasters.fingerprint, upcasters
 
+    def seen(self, event: Event) -> Event:
+        return self._upcasters.read(event)
+
     def handler(self, event_type: Any) -> Handler | None:
         handler = self.inner.handler(event_type)
         return handler if handler is None or event_type not in self._upcasters.types else _Through(handler, self._upcasters)

@@ -174,6 +174,7 @@ def test_every_command_has_its_help():
         "diff",
         "late",
         "bookmark",
+        "replay",
         "compare",
         "lag",
         "throughput",

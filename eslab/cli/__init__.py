@@ -11,6 +11,7 @@ from eslab.cli.comparing import compare
 from eslab.cli.measuring import lag, throughput
 from eslab.cli.moments import bookmark, late
 from eslab.cli.querying import sql
+from eslab.cli.replaying import replay
 
 __all__ = ["main"]
 
@@ -26,6 +27,7 @@ for one in (
     diff,
     late,
     bookmark,
+    replay,
     compare,
     lag,
     throughput,

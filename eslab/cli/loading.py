@@ -6,22 +6,26 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 from eslab.errors import ProjectionError
 
 if TYPE_CHECKING:
-    from eslab.projection import Projection
+    from eslab.projection import Projection, SqlProjection
 
 __all__ = ["load_projection"]
 
 
-def load_projection(told: str | None, option: str = "--projection") -> Projection | None:
-    """The projection in a Python file that the user named, by that option. Runs the file, as a script that stands in its folder."""
+@overload
+def load_projection(told: str | None, option: str = ..., *, queries: Literal[False] = ...) -> Projection | None: ...
+@overload
+def load_projection(told: str | None, option: str = ..., *, queries: bool) -> Projection | SqlProjection | None: ...
+def load_projection(told: str | None, option: str = "--projection", *, queries: bool = False) -> Projection | SqlProjection | None:
+    """The projection (with `queries`, one in SQL, too) in a Python file that the user named, by that option. Runs the file, as a script that stands in its folder."""
     from importlib.machinery import SourceFileLoader
     from importlib.util import module_from_spec, spec_from_loader
 
-    from eslab.projection import Projection
+    from eslab.projection import Projection, SqlProjection
 
     if told is None:
         return None
@@ -41,7 +45,8 @@ def load_projection(told: str | None, option: str = "--projection") -> Projectio
         where = f"{file}, line {lines[-1]}" if lines else file
         raise ProjectionError(f"{where}: {type(exc).__name__}: {exc}") from exc
     found = getattr(module, name, None)
-    if not isinstance(found, Projection):
-        others = ", ".join(other for other, value in vars(module).items() if isinstance(value, Projection))
+    kinds = (Projection, SqlProjection) if queries else Projection
+    if not isinstance(found, kinds):
+        others = ", ".join(other for other, value in vars(module).items() if isinstance(value, kinds))
         raise ProjectionError(f"{file} has no projection called {name}; it has {others or 'none'}")
     return found

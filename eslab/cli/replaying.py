@@ -1,0 +1,135 @@
+"""The command that folds a projection over everything."""
+# ruff: noqa: PLC0415  pandas, Arrow and DuckDB take most of a second: commands import them when they run, so that --help need not wait
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eslab.cli.command import Command, clock_option, json_option, lab_argument, open_lab
+from eslab.cli.loading import load_projection
+from eslab.cli.output import Out, embedded, note, rows_of
+
+if TYPE_CHECKING:
+    from eslab.sqlworld import SqlWorld
+    from eslab.world import World
+
+__all__ = ["replay"]
+
+
+@click.command(cls=Command)
+@lab_argument
+@click.argument("aggregate", required=False)
+@click.option("--projection", metavar="FILE.PY:NAME", help="What to fold. Default: merge the fields of data. Runs the file.")
+@click.option("--at", metavar="TIME", help="Until this moment, inclusive. Default: all that is captured.")
+@click.option("--bookmark", metavar="NAME", help="Until this bookmark.")
+@click.option("--cut", metavar="JSON", help="Until a cut, as --json prints it.")
+@click.option("--key", "keys", multiple=True, metavar="ID", help="Only this key; repeat it for more.")
+@click.option("--ended", is_flag=True, help="Keep those that a tombstone ended, too.")
+@click.option("--strict", is_flag=True, help="A handler that changes the state it was given fails its key.")
+@clock_option
+@json_option
+@click.pass_context
+def replay(
+    ctx: click.Context,
+    *,
+    folder: str,
+    aggregate: str | None,
+    projection: str | None,
+    at: str | None,
+    bookmark: str | None,
+    cut: str | None,
+    keys: tuple[str, ...],
+    ended: bool,
+    strict: bool,
+    clock: str,
+    tz: str | None,
+    as_json: bool,
+) -> None:
+    """Show the state of every key as of a moment.
+
+    Folds a projection, or for AGGREGATE the one that merges the fields of data. Exits with 1 if a handler failed any key: the others stand.
+    """
+    from eslab.model import Cut
+    from eslab.projection import SqlProjection
+
+    if (aggregate is None) is (projection is None):
+        raise click.UsageError("give an AGGREGATE, or --projection FILE.PY:NAME")
+    if (bookmark is not None and cut is not None) or (at is not None and clock == "recorded" and (bookmark or cut) is not None):
+        raise click.UsageError("name one moment: --at, --bookmark or --cut; --at with one of the others by --clock happened")
+    lab = open_lab(folder, tz)
+    until = None if at is None else lab.moment(at)
+    told_cut = Cut.from_json(cut) if cut is not None else None if bookmark is None else lab.cut(bookmark=bookmark)
+    chosen = load_projection(projection, queries=True) or aggregate
+    shown = sys.stderr.isatty()
+    answer: World | SqlWorld
+    if isinstance(chosen, SqlProjection):
+        if keys or ended or strict:
+            raise click.UsageError("a SQL projection has no keys and no handlers: drop --key, --ended and --strict")
+        answer = lab.replay(chosen, at=until, clock=clock, cut=told_cut, progress=shown)
+    else:
+        assert chosen is not None
+        answer = lab.replay(
+            chosen, at=until, keys=list(keys) or None, ended=ended, strict=strict, clock=clock, cut=told_cut, progress=shown
+        )
+    (_show_json if as_json else _show)(ctx.obj, answer)
+    if not as_json:
+        ctx.obj.again(
+            "replay",
+            folder,
+            *([aggregate] if aggregate else []),
+            projection=projection,
+            at=until and until.isoformat(),
+            bookmark=bookmark,
+            cut=cut,
+            key=keys or None,
+            ended="" if ended else None,
+            strict="" if strict else None,
+            clock=clock if clock != "recorded" else None,
+            tz=tz,
+        )
+    ctx.exit(1 if getattr(answer, "failed", ()) else 0)
+
+
+def _show(out: Out, answer: World | SqlWorld) -> None:
+    from eslab.sqlworld import SqlWorld
+
+    out.line(repr(answer).strip("<>"))
+    if isinstance(answer, SqlWorld):
+        out.table(answer.arrow().column_names, (list(row.values()) for row in answer.arrow().to_pylist()))
+        return
+    if len(answer):
+        out.table([answer.projection.aggregate, "state"], ([key, answer[key]] for key in answer))
+    for one in answer.failed[:FAILED]:
+        note(f"{answer.projection.aggregate} {one.key} failed at {one.event_id or one.at}: {one.error}")
+    if len(answer.failed) > FAILED:
+        note(f"these are the first {FAILED} of {len(answer.failed):,} keys that failed; --json gives them all")
+
+
+FAILED = 20  # keys that failed, told one by one
+
+
+def _show_json(out: Out, answer: World | SqlWorld) -> None:
+    from eslab.sqlworld import SqlWorld
+
+    told: dict[str, Any] = {
+        "projection": answer.projection.name,
+        "version": answer.projection.version,
+        "cut": embedded(answer.selection.cut.to_json()),
+        "undecodable": answer.undecodable,
+        "partial": sorted(answer.partial),
+    }
+    if isinstance(answer, SqlWorld):
+        out.json({**told, "rows": rows_of(answer.df())})
+        return
+    failed = [{"key": one.key, "event_id": one.event_id, "at": str(one.at), "error": one.error} for one in answer.failed]
+    out.json({**told, "steps": answer.events, "ended": answer.ended, "failed": failed, "states": list(_states(answer))})
+
+
+def _states(world: World) -> Iterator[dict[str, Any]]:
+    versions = world.arrow()["version"].to_pylist()
+    for (key, state), version in zip(world.items(), versions, strict=True):
+        yield {"key": key, "version": version, "state": state}
