@@ -17,7 +17,7 @@ from logs import CI, TORTURE, captured, logs, made
 from oracle import Oracle
 
 import eslab
-from eslab import Coordinates, Lab, Projection, keyed, parting
+from eslab import Coordinates, Lab, Projection, folding, keyed, parting
 from eslab.changes import diff, same
 from eslab.errors import ProjectionError, UnknownId
 from eslab.model import MISSING, TOMBSTONE
@@ -261,14 +261,14 @@ def take_true_for_one(monkeypatch):
 
 
 def give_both_sides_the_same_data(monkeypatch):
-    intact, kept = parting.decoded, {}
+    intact, kept = folding._blocks, {}
 
-    def shared(rows: Any) -> Any:
+    def shared(rows: Any, handlers: Any) -> Any:
         if id(rows) not in kept:
-            kept[id(rows)] = (rows, list(intact(rows)))
+            kept[id(rows)] = (rows, [list(block) for block in intact(rows, handlers)])
         return iter(kept[id(rows)][1])
 
-    monkeypatch.setattr(parting, "decoded", shared)
+    monkeypatch.setattr(folding, "_blocks", shared)
 
 
 def forget_to_begin_anew(monkeypatch):
