@@ -19,7 +19,7 @@ from eslab.errors import MomentError, NaiveTime, UnknownEvent, UnknownId, Versio
 from eslab.events import Events
 from eslab.model import Coordinates, Cut, Life, Selection
 from eslab.positions import of_group
-from eslab.runs import key_at
+from eslab.runs import KEY, key_at
 from eslab.sql import ORDER, query
 
 __all__ = ["Clock", "at_event", "at_group", "at_offsets", "at_time", "at_version", "changed_since", "find_event", "select"]
@@ -127,7 +127,7 @@ def at_version(events: Events, aggregate: str, aggregate_id: str, version: int) 
 
     Raises `UnknownId`, `VersionOutOfRange`.
     """
-    rows = events.lookup(aggregate, aggregate_id, (), Selection(events.cut)).table
+    rows = events.lookup(aggregate, aggregate_id, KEY, Selection(events.cut)).table
     if not rows.num_rows:
         raise UnknownId(f"no captured event belongs to {aggregate} {aggregate_id!r}; lab.find({aggregate_id!r}) looks for it as any id")
     if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version <= rows.num_rows:
