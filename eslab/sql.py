@@ -239,7 +239,7 @@ def _distinct_names(names: Iterable[str], taken: set[str]) -> dict[str, str]:
 def engine(tz: str | None = None) -> duckdb.DuckDBPyConnection:
     """DuckDB in memory, of which it takes no more than 1 GB; what is larger goes to a temporary folder outside the lab, and away with the connection."""
     con = duckdb.connect()
-    con.execute("set scheduler_process_partial = true")  # else Ctrl-C waits for each thread to end what it does of a query, perhaps for ever
+    con.execute("set scheduler_process_partial = true")  # else Ctrl-C waits for what a thread does of a query
     con.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
     con.execute(f"set temp_directory = {literal(str(Path(tempfile.gettempdir()) / f'eslab-{os.getpid()}-{secrets.token_hex(4)}'))}")
     con.execute(f"set TimeZone = {literal(tz or 'UTC')}")
