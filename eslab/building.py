@@ -12,6 +12,7 @@ import secrets
 import shutil
 import threading
 import time
+import typing
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,13 +32,13 @@ from eslab.decode.consumer_offsets import CommitReader
 from eslab.errors import ConfigError
 from eslab.events import EVENTS, LifeState, Manifest, Run, TopicCounts, manifest_name, newest_manifest, next_number
 from eslab.mapping import SAMPLE, Mapping, TopicMapping, infer, write_topic
-from eslab.model import EACH, Life, format_path, loads
+from eslab.model import EACH, Cut, Life, format_path, loads
 from eslab.ordering import put_in_order
 from eslab.segments import LOSSY, Log, Reach, Segment, commit_file, enough_disk, reaches
 from eslab.sources import CONSUMER_OFFSETS, Hole
 from eslab.transactions import Transactions
 
-__all__ = ["outdated", "sweep", "update"]
+__all__ = ["between", "outdated", "sweep", "update"]
 
 CHUNK_ROWS: Final = 250_000  # sorted in memory at once
 CHUNK_BYTES: Final = 256 << 20
@@ -259,15 +260,10 @@ class _Build:
                 yield first, table, future.result()
 
     def _held(self, life: Life, segments: list[Segment], reach: Reach) -> Iterator[pa.Table]:
-        """The records of a reach but for those of aborted transactions, which are counted."""
-        transactions = Transactions(life, segments)
-        for records in reach.read(_DECODED):
-            if transactions.uncommitted:
-                aborted = pc.fill_null(pc.equal(transactions.outcomes(records), "aborted"), False)
-                self.topics[life[0]].aborted += pc.sum(aborted).as_py() or 0
-                records = records.filter(pc.invert(aborted))
-            if records.num_rows:
-                yield records
+        def aborted(count: int) -> None:
+            self.topics[life[0]].aborted += count
+
+        return _held(life, segments, reach, aborted)
 
     def _decode(self, life: Life, records: pa.Table) -> tuple[pa.Table, list[pa.Array]]:
         if not hasattr(self._engines, "con"):
@@ -289,6 +285,38 @@ class _Build:
         if self._rows >= CHUNK_ROWS or self._bytes >= CHUNK_BYTES:
             self._spills.append(runs.spill(runs.sort(pa.concat_tables(self._pending)), self._folder))
             self._pending, self._rows, self._bytes = [], 0, 0
+
+
+def _held(life: Life, segments: list[Segment], reach: Reach, on_aborted: Callable[[int], None]) -> Iterator[pa.Table]:
+    """The records of a reach but for those of aborted transactions, which are counted."""
+    transactions = Transactions(life, segments)
+    for records in reach.read(_DECODED):
+        if transactions.uncommitted:
+            aborted = pc.fill_null(pc.equal(transactions.outcomes(records), "aborted"), False)
+            on_aborted(pc.sum(aborted).as_py() or 0)
+            records = records.filter(pc.invert(aborted))
+        if records.num_rows:
+            yield records
+
+
+def between(log: Log, mapping: Mapping, low: Cut, high: Cut, order_ms: typing.Mapping[Life, int]) -> Iterator[pa.Table]:
+    """The rows of what lies between two cuts, decoded from the log once more, in no order: those that `update` made of it, at the cost of that part of the log alone.
+
+    `order_ms` is where the clock of each life stood at the lower cut. Writes nothing.
+    """
+    lives = log.lives()
+    with contextlib.closing(duckdb.connect()) as con:
+        con.execute("set TimeZone = 'UTC'")
+        for life, next_ in high.offsets.items():
+            start, told = low.offsets.get(life, 0), mapping.topics[life[0]]
+            state = LifeState(*life, order_ms=order_ms.get(life))
+            walk = [Reach(one.segment, max(one.start, start), min(one.next, next_)) for one in reaches(lives.get(life, []))]
+            for reach in (one for one in walk if one.start < one.next):
+                for records in _held(life, lives[life], reach, lambda count: None):
+                    ids = [path for _, path in told.aggregates]
+                    events, id_columns = decode(con, records, life=life, envelope=told.envelope, ids=ids, decimals=told.decimals)
+                    events = events.append_column("order_at", put_in_order(state, records, events, mapping.distrust))
+                    yield _by_aggregate(events, told, id_columns)
 
 
 def _cover(covered: list[tuple[int, int]], start: int, next_: int) -> list[tuple[int, int]]:

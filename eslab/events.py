@@ -33,6 +33,7 @@ __all__ = [
     "Slice",
     "Suspect",
     "TopicCounts",
+    "held",
     "manifest_name",
     "newest_manifest",
     "next_number",
@@ -306,7 +307,8 @@ class Slice:
         self._read, self.decimals = read, decimals
         asked = [] if selection is None else [*_CUT_COLUMNS, *(_CLOCK_COLUMNS if selection.happened_until is not None else [])]
         table = read(list(dict.fromkeys(["aggregate_id", *columns, *asked])))
-        self._mask = None if selection is None else _held(table, selection)
+        mask = None if selection is None else held(table, selection)
+        self._mask = None if mask is None or mask.all() else pa.array(mask)
         self.table = table if self._mask is None else table.filter(self._mask)
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -317,13 +319,13 @@ class Slice:
         return column if self._mask is None else column.filter(self._mask)
 
 
-def _held(table: pa.Table, selection: Selection) -> pa.Array | None:
-    """Which rows the selection holds; None: all."""
-    held = _before(table, selection.cut)
+def held(table: pa.Table, selection: Selection) -> np.ndarray:
+    """Which rows the selection holds."""
+    mask = _before(table, selection.cut)
     if selection.happened_until is not None:
         happened = pc.coalesce(table["happened_at"], table["recorded_at"], table["order_at"])
-        held &= pc.less_equal(happened, pa.scalar(selection.happened_until, _TIME)).to_numpy()
-    return None if held.all() else pa.array(held)
+        mask &= pc.less_equal(happened, pa.scalar(selection.happened_until, _TIME)).to_numpy()
+    return mask
 
 
 def _before(table: pa.Table, cut: Cut) -> np.ndarray:

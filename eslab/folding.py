@@ -203,10 +203,17 @@ class Fold:
         """Stand before the first event of another key."""
         self.state, self.over, self.failure = self._projection.initial(), False, None
 
-    def steps(self, rows: Rows) -> Iterator[Step]:
-        """Each row as an event, decoded, with the function that folds it. To be folded before the next rows are asked for."""
+    def resume(self, state: Any, *, over: bool) -> None:
+        """Stand where a key stood that was folded before."""
+        self.state, self.over, self.failure = state, over, None
+
+    def steps(self, rows: Rows, *, over: bool = False) -> Iterator[Step]:
+        """Each row as an event, decoded, with the function that folds it. To be folded before the next rows are asked for.
+
+        `over` says that a key which a tombstone has ended may be resumed among them.
+        """
         types, codes = _types(rows)
-        ends = self.over or (TOMBSTONE in types and self._projection.handler(TOMBSTONE) is None)
+        ends = over or self.over or (TOMBSTONE in types and self._projection.handler(TOMBSTONE) is None)
         handlers = _spread([self._handler(one, ends=ends) for one in types], codes)
         data = chain.from_iterable(_blocks(rows, handlers))
         # An event is drawn before its handler, which may change in between: see `_blocks`

@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-__all__ = ["Keeper", "KeyedRows"]
+__all__ = ["Keeper", "KeyedRows", "overlaid"]
 
 IN_MEMORY: Final = 256 << 20  # bytes of rows; past that they go to a temporary file outside the lab
 BATCH: Final = 8192  # rows
@@ -49,6 +50,12 @@ class KeyedRows:
         row = bisect_left(range(len(ids)), key, key=lambda one: ids[one].as_py())
         return (batch, row) if ids[row].as_py() == key else None
 
+    def between(self, first: str, last: str) -> Iterator[pa.RecordBatch]:
+        """The batches that may hold keys from the one to the other, both inclusive."""
+        yield from (
+            self.batches[at] for at in range(bisect_left(self._lasts, first), min(bisect_left(self._lasts, last) + 1, len(self.batches)))
+        )
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every row, by column name."""
         for batch in self.batches:
@@ -56,6 +63,41 @@ class KeyedRows:
 
     def table(self) -> pa.Table:
         return pa.Table.from_batches(self.batches, self.schema)
+
+
+def overlaid(rows: KeyedRows, changed: KeyedRows, gone: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
+    """Both in order, a batch at a time: of a key that both have, the changed row, and none of a key that is gone."""
+    waiting = list[pa.RecordBatch]()
+    rest = iter(changed.batches)
+    missing = pa.array(sorted(gone), pa.string())
+    for batch in rows.batches:
+        last = batch.column(0)[len(batch) - 1].as_py()
+        while not waiting or waiting[-1].column(0)[len(waiting[-1]) - 1].as_py() <= last:
+            more = next(rest, None)
+            if more is None:
+                break
+            waiting.append(more)
+        over, waiting = _parted(waiting, last)
+        table = pa.Table.from_batches(over, rows.schema)
+        replaced = pa.concat_arrays([table[0].combine_chunks(), missing])
+        kept = batch.filter(pc.invert(pc.is_in(batch.column(0), value_set=replaced))) if len(replaced) else batch
+        table = pa.concat_tables([pa.Table.from_batches([kept]), table])
+        if over:
+            table = table.take(pc.sort_indices(table, sort_keys=[(rows.schema.names[0], "ascending")]))
+        yield from table.combine_chunks().to_batches()
+    yield from waiting
+    yield from rest
+
+
+def _parted(batches: list[pa.RecordBatch], last: str) -> tuple[list[pa.RecordBatch], list[pa.RecordBatch]]:
+    """The rows up to a key (inclusive), and those after it."""
+    below, above = list[pa.RecordBatch](), list[pa.RecordBatch]()
+    for batch in batches:
+        ids = batch.column(0)
+        at = bisect_right(range(len(ids)), last, key=lambda row, ids=ids: ids[row].as_py())  # type: ignore[misc]
+        below += [batch.slice(0, at)] if at else []
+        above += [batch.slice(at)] if at < len(ids) else []
+    return below, above
 
 
 class _OnDisk(Sequence[pa.RecordBatch]):

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import duckdb
 import pandas as pd
 
-from eslab import building, compare, cuts, dispatch, history, keying, replay, sql, sqlworld, upcasters, verify, watching
+from eslab import advancing, building, compare, cuts, dispatch, history, keying, replay, sql, sqlworld, upcasters, verify, watching
 from eslab.bookmarks import Bookmarks
 from eslab.capture import CapturePlan, Offsets, capture, plan
 from eslab.compare import Comparison
@@ -380,7 +380,23 @@ class Lab:
         chosen = frozen(self._folded(projection)) if strict else self._folded(projection)
         todo = replay.plan(events, chosen, selection, keys=keys, ended=ended)
         with Bar(f"replaying {chosen.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
-            return replay.run(todo, on_rows=bar.count) if executor is None else dispatch.run(todo, executor, on_rows=bar.count)
+            world = replay.run(todo, on_rows=bar.count) if executor is None else dispatch.run(todo, executor, on_rows=bar.count)
+        return self._carried(world, todo)
+
+    def _carried(self, world: World, todo: ReplayPlan) -> World:
+        """A world that can go on."""
+        start = advancing.begin(todo)
+
+        def go_on(told: Cut | str | dt.datetime | None, *, progress: bool) -> World:
+            events = self._now()
+            cut = self._selection(events, told).cut
+            selection = keying.narrowed(events, todo.projection, dataclasses.replace(todo.selection, cut=cut))
+            then = dataclasses.replace(todo, events=events, selection=selection)
+            with Bar(f"advancing {todo.projection.name}", unit="steps", shown=progress) as bar:
+                made = advancing.advance(world, start, then, self._log, read_mapping(self.path), on_rows=bar.count)
+            return self._carried(made, then)
+
+        return world.carried_by(go_on)
 
     def plan(
         self,

@@ -39,6 +39,8 @@ class Projection:
     whose events are folded (default: all).
     """
 
+    resumes = True
+    """Whether a fold can go on from a state that was written down; objects of a class cannot."""
     upcast_by = ""
     """The fingerprint of the upcasters through which the handlers see events; "" for none."""
 
@@ -109,6 +111,10 @@ class Projection:
     def types(self) -> tuple[str, ...]:
         """The event types that have a handler, in the order of registration."""
         return tuple(one for one in self._handlers if one is not TOMBSTONE)
+
+    def rules(self) -> tuple[Any, ...]:
+        """What folds which events, now: equal as long as nothing was registered anew."""
+        return dict(self._handlers), self._evolve, self._ignored
 
     def initial(self) -> Any:
         """A fresh state before the first event."""
@@ -244,7 +250,10 @@ class Around(Projection):
 
     def __init__(self, inner: Projection) -> None:
         vars(self).update(vars(inner))
-        self.inner = inner
+        self.inner, self.resumes = inner, inner.resumes
+
+    def rules(self) -> tuple[Any, ...]:
+        return self.inner.rules()
 
     def seen(self, event: Event) -> Event:
         return self.inner.seen(event)
@@ -353,6 +362,8 @@ class _Held(dict[str, Any]):
 
 class _ObjectProjection(Projection):
     """A projection whose states are objects of a class."""
+
+    resumes = False
 
     def __init__(self, name: str, aggregate: str, version: int, how: _Object) -> None:
         super().__init__(name, aggregate=aggregate, version=version, initial=lambda: _Held({}, how), evolve=_Held.after)

@@ -25,7 +25,7 @@ from eslab.sql import undecodable
 from eslab.views import tables
 from eslab.world import World, WorldBuilder
 
-__all__ = ["Part", "ReplayPlan", "fold", "last_event", "may_miss", "plan", "run", "slices"]
+__all__ = ["Folding", "Part", "ReplayPlan", "fold", "last_event", "may_miss", "plan", "run", "slices"]
 
 SAMPLE: Final = 16  # keys that are folded to tell how long all of them will take; of a whole world it is a slice of rows
 
@@ -121,7 +121,7 @@ def run(todo: ReplayPlan, *, on_rows: Callable[[int], None] = lambda count: None
 
 def fold(todo: ReplayPlan, parts: Iterable[Slice], *, on_rows: Callable[[int], None] = lambda count: None) -> Part:
     """Fold rows that hold every key whole, in the order of the keys."""
-    folding = _Folding(todo)
+    folding = Folding(todo)
     try:
         for part in parts:
             folding.take(part)
@@ -137,7 +137,7 @@ def slices(todo: ReplayPlan) -> Iterator[Slice]:
     return keying.scan(todo.events, todo.projection, FOLD_COLUMNS, todo.selection, todo.keys, todo.between)
 
 
-class _Folding:
+class Folding:
     """One key after another, each handed to the builder when its rows are over."""
 
     def __init__(self, todo: ReplayPlan) -> None:
@@ -147,20 +147,19 @@ class _Folding:
         self._steps = 0
         self._todo = todo
         self._fold = Fold(todo.projection)
-        self._key: str | None = None
+        self.key: str | None = None
         self._version = 0
 
-    def take(self, part: Slice) -> None:
-        """Fold the next rows."""
+    def take(self, part: Slice, *, over: bool = False) -> None:
+        """Fold the next rows. `over`: a key among them may begin as one that has ended."""
         rows, fold = Rows(part), self._fold
         self._steps += len(rows)
         self._partial |= may_miss(self._todo.events, part)
-        steps = fold.steps(rows)
+        steps = fold.steps(rows, over=over)
         for key, count in stretches(rows):
-            if key != self._key:
+            if key != self.key:
                 self._end_key()
-                self._key, self._version = key, 0
-                fold.begin()
+                self.key, self._version = key, self._begin(key)
             fold.run(islice(steps, count))
             self._version += count
 
@@ -172,13 +171,18 @@ class _Folding:
         failed = sorted([*self._failed, *refused], key=attrgetter("key"))
         return Part(self.builder.finish(), failed, frozenset(self._partial), self.builder.ended, self._steps)
 
+    def _begin(self, key: str) -> int:
+        """Make the fold stand before a key's rows, and return the version that it has there."""
+        self._fold.begin()
+        return 0
+
     def _end_key(self) -> None:
         """Hand over the state of the key that was being folded."""
         fold = self._fold
         if fold.failure is not None:
             self._failed.append(fold.failure)
-        elif self._key is not None:
-            self.builder.add(self._key, self._version, fold.state, over=fold.over and not self._todo.ended)
+        elif self.key is not None:
+            self.builder.add(self.key, self._version, fold.state, over=fold.over and not self._todo.ended)
 
 
 def last_event(todo: ReplayPlan, key: str) -> Event:

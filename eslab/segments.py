@@ -107,17 +107,23 @@ class Segment:
     path: Path
     footer: Footer
 
-    def read(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the records, one row group at a time. Raises `CorruptLog` where a page's checksum does not hold."""
+    def read(self, columns: list[str] | None = None, within: tuple[int, int] | None = None) -> Iterator[pa.Table]:
+        """Yield the records, one row group at a time; of those groups alone that have offsets in `[start, next)`, if that is given. Raises `CorruptLog` where a page's checksum does not hold."""
         try:
             with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
                 told = file.schema_arrow
                 if (told.names, told.types) != (RECORDS.names, RECORDS.types):  # Parquet's own metadata is under no checksum
                     raise CorruptLog(f"{self.path}: its columns are not those of a segment; run `eslab verify` and restore the file")
                 for at in range(file.num_row_groups):
-                    yield file.read_row_group(at, columns=columns)
+                    if within is None or _meet(file.read_row_group(at, columns=["offset"])["offset"], within):
+                        yield file.read_row_group(at, columns=columns)
         except (OSError, pa.ArrowException) as exc:
             raise CorruptLog(f"{self.path}: cannot be read ({exc}); run `eslab verify` to see which histories it touches") from exc
+
+
+def _meet(offsets: pa.ChunkedArray, within: tuple[int, int]) -> bool:
+    """Whether rising offsets meet a range. They are read: Parquet's own statistics are under no checksum."""
+    return bool(len(offsets)) and offsets[0].as_py() < within[1] and offsets[-1].as_py() >= within[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,9 @@ class Reach:
 
     def read(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The segment's records within the reach; `columns` must have `offset` in it. The file may have been merged into a longer one since."""
-        for table in self.segment.read(columns):
+        footer = self.segment.footer
+        whole = self.start <= footer.start and footer.next <= self.next
+        for table in self.segment.read(columns, None if whole else (self.start, self.next)):
             offsets = table["offset"].to_numpy()
             low, high = np.searchsorted(offsets, [self.start, self.next])
             if low < high:

@@ -282,10 +282,10 @@ def undecodable(events: Events, selection: Selection) -> int:
     return int(found[0][0])
 
 
-def table(events: Events, sql: str, parameters: dict[str, Any]) -> pa.Table:
-    """Run a query of our own whose answer may be large; `{rows}` in the text stands for the sorted events."""
+def table(events: Events, sql: str, parameters: dict[str, Any], *, selection: Selection | None = None) -> pa.Table:
+    """Run a query of our own whose answer may be large; `{rows}` in the text stands for the sorted events, or what a selection holds of them."""
     with contextlib.closing(engine()) as con:
-        return con.sql(sql.format(rows=rows(events)), params=_bound(parameters)).to_arrow_table()
+        return con.sql(sql.format(rows=rows(events, selection=selection)), params=_bound(parameters)).to_arrow_table()
 
 
 def _bound(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import duckdb
 import pandas as pd
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from eslab.errors import LabError, ProjectionError, UnknownId
 from eslab.folding import Failure
 from eslab.keyed import Keeper, KeyedRows
-from eslab.model import Selection, pack_state, pack_states, unpack_state
+from eslab.model import Cut, Selection, pack_state, pack_states, unpack_state
 from eslab.projection import Projection
 from eslab.segments import enough_disk
 from eslab.sql import engine, one_line
@@ -53,7 +54,8 @@ class World(Mapping[str, Any]):
         self.projection, self.selection = projection, selection
         self.failed, self.partial, self.ended, self.events = tuple(failed), partial, ended, events
         self.undecodable = undecodable
-        self._rows = rows
+        self.rows = rows
+        self._go_on: Callable[..., World] | None = None
         self._connection: duckdb.DuckDBPyConnection | None = None
 
     @property
@@ -79,18 +81,33 @@ class World(Mapping[str, Any]):
             yield from batch.column(0).to_pylist()
 
     def __len__(self) -> int:
-        return len(self._rows) - self.ended
+        return len(self.rows) - self.ended
 
     def _find(self, key: object) -> tuple[pa.RecordBatch, int] | None:
-        found = self._rows.find(key)
+        found = self.rows.find(key)
         return None if found is None or (self.ended and found[0].column(3)[found[1]].as_py()) else found
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         """What is shown, with the states as text."""
-        for batch in self._rows.batches:
+        for batch in self.rows.batches:
             if self.ended:
                 batch = batch.filter(pc.invert(batch.column(3)))
             yield pa.record_batch([batch.column(0), batch.column(1), batch.column(2).cast(pa.string())], schema=_SHOWN)
+
+    def carried_by(self, go_on: Callable[..., World]) -> Self:
+        """This world, with what `advance` asks."""
+        self._go_on = go_on
+        return self
+
+    def advance(self, cut: Cut | str | dt.datetime | None = None, *, progress: bool = True) -> World:
+        """The world at a later cut (default: all that is captured now), as `replay` would fold it; this one stays as it is.
+
+        Folds only the events between the two, going on from the states here. A key of which one sorts before what it has seen is folded anew. So is every key where going on would
+        not do: its projection has other handlers now, is of a class or has keys of its own, or the log below this world's cut is read by other rules, or holds other records.
+        """
+        if self._go_on is None:
+            raise ProjectionError("this world was not made by lab.replay, and cannot go on")
+        return self._go_on(cut, progress=progress)
 
     def reader(self) -> pa.RecordBatchReader:
         """What `arrow` has, a batch at a time: a world that is larger than memory stays on disk."""
