@@ -20,7 +20,8 @@ WAY = Callable[[str, str, int, int, Path], float]
 
 def capture(bootstrap: str, topic: str, partitions: int, records: int, folder: Path) -> float:
     from eslab.capture import capture, plan  # noqa: PLC0415
-    from eslab.segments import Log, writer_lock  # noqa: PLC0415
+    from eslab.locking import writer_lock  # noqa: PLC0415
+    from eslab.segments import Log  # noqa: PLC0415
     from eslab.sources.kafka import KafkaSource  # noqa: PLC0415
 
     began = time.perf_counter()

@@ -46,7 +46,8 @@ class Poisoned(Orders):
 def lab_folder() -> Path:
     """A log of so many records, captured once and kept; no events."""
     from eslab.capture import capture, plan  # noqa: PLC0415
-    from eslab.segments import Log, writer_lock  # noqa: PLC0415
+    from eslab.locking import writer_lock  # noqa: PLC0415
+    from eslab.segments import Log  # noqa: PLC0415
 
     folder = LABS / f"poisoned-{EVENTS}"
     folder.mkdir(parents=True, exist_ok=True)

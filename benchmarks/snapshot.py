@@ -23,7 +23,8 @@ from benchmarks.data import PARTITIONS, Orders
 from benchmarks.report import begin, row
 from eslab import Lab
 from eslab.capture import capture, plan
-from eslab.segments import Log, writer_lock
+from eslab.locking import writer_lock
+from eslab.segments import Log
 from eslab.sources.kafka import KafkaSource
 
 TOPIC = "orders"

@@ -15,9 +15,9 @@ import msgspec
 import pandas as pd
 import pyarrow as pa
 
+from eslab.durable import enough_disk
 from eslab.errors import ConfigError, MomentError
 from eslab.model import Cut
-from eslab.segments import enough_disk
 from eslab.views import tables
 
 __all__ = ["Bookmarks"]

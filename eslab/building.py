@@ -29,12 +29,13 @@ import pyarrow.parquet as pq
 from eslab import runs
 from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE, decode, json_path
 from eslab.decode.consumer_offsets import CommitReader
+from eslab.durable import commit_file, enough_disk
 from eslab.errors import ConfigError
 from eslab.events import EVENTS, LifeState, Manifest, Run, TopicCounts, manifest_name, newest_manifest, next_number
 from eslab.mapping import SAMPLE, Mapping, TopicMapping, infer, write_topic
 from eslab.model import EACH, Cut, Life, format_path, loads
 from eslab.ordering import put_in_order
-from eslab.segments import LOSSY, Log, Reach, Segment, commit_file, enough_disk, reaches
+from eslab.segments import LOSSY, Log, Reach, Segment, reaches
 from eslab.sources import CONSUMER_OFFSETS, Hole
 from eslab.transactions import Transactions
 

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from eslab.errors import EslabError, SourceChanged
 from eslab.model import Life
-from eslab.segments import Log, Segment, SegmentWriter, reaches, uncovered
+from eslab.segment_writer import SegmentWriter
+from eslab.segments import Log, Segment, reaches, uncovered
 from eslab.sources import RECORDS, Chunk, Hole, Partition, Source, TopicPartition
 
 __all__ = ["CapturePlan", "Offsets", "Part", "capture", "plan"]

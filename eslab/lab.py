@@ -28,6 +28,7 @@ from eslab.freezing import strict as frozen
 from eslab.history import History
 from eslab.lag import Lag, groups, open_lag
 from eslab.late import MIN, Late, find_late
+from eslab.locking import is_writing, writer_lock
 from eslab.mapping import Distrust, read_mapping, write_distrust
 from eslab.merging import merge
 from eslab.model import Coordinates, Cut, Selection
@@ -36,7 +37,7 @@ from eslab.progress import Bar
 from eslab.projection import MergeProjection, Projection, SqlProjection
 from eslab.replay import ReplayPlan
 from eslab.search import Found, find_anything
-from eslab.segments import Log, is_writing, writer_lock
+from eslab.segments import Log
 from eslab.sources import Source, TopicPartition
 from eslab.sources.opening import open_groups, open_source
 from eslab.sqlworld import SqlWorld

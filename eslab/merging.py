@@ -16,8 +16,10 @@ from typing import Final
 
 import pyarrow as pa
 
+from eslab.checksums import Checksums
 from eslab.errors import CorruptLog
-from eslab.segments import Checksums, Log, Reach, Segment, SegmentWriter, reaches
+from eslab.segment_writer import SegmentWriter
+from eslab.segments import Log, Reach, Segment, reaches
 from eslab.sources import RECORDS, Chunk
 
 __all__ = ["merge"]

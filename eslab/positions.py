@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from eslab.decode import LATEST_MS
 from eslab.decode.consumer_offsets import NONE, CommitReader, Commits
+from eslab.durable import enough_disk
 from eslab.errors import UnknownGroup
-from eslab.segments import Log, enough_disk, reaches
+from eslab.segments import Log, reaches
 from eslab.sources import CONSUMER_OFFSETS, TopicPartition
 
 __all__ = ["SAMPLES", "DecodedCommits", "by_time", "of_group", "read_commits", "read_samples", "write_samples"]

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from eslab.durable import commit_file, enough_disk
 from eslab.errors import CorruptLog
-from eslab.segments import commit_file, enough_disk
 
 __all__ = [
     "KEY",

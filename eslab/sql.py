@@ -25,12 +25,13 @@ import pyarrow as pa
 
 from eslab.asof import aggregate_macro
 from eslab.decode import EARLIEST_MS, LATEST_MS, json_path
+from eslab.durable import enough_disk
 from eslab.errors import LabError, QueryError
 from eslab.events import Events, manifest_name
 from eslab.mapping import read_mapping
 from eslab.model import Cut, Selection
 from eslab.quoting import identifier, literal
-from eslab.segments import Log, enough_disk, reaches
+from eslab.segments import Log, reaches
 from eslab.transactions import Transactions
 
 __all__ = [

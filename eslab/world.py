@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from eslab.durable import enough_disk
 from eslab.errors import LabError, ProjectionError, UnknownId
 from eslab.folding import Failure
 from eslab.keyed import Keeper, KeyedRows
 from eslab.model import Cut, Selection, pack_state, pack_states, unpack_state
 from eslab.projection import Projection
-from eslab.segments import enough_disk
 from eslab.sql import engine, one_line
 from eslab.views import tables
 

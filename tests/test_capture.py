@@ -5,8 +5,10 @@ import pytest
 
 from eslab.capture import capture, plan
 from eslab.errors import CorruptLog, DiskFull, LabBusy, SourceChanged
+from eslab.locking import writer_lock
 from eslab.model import Record
-from eslab.segments import Log, SegmentWriter, check, writer_lock
+from eslab.segment_writer import SegmentWriter
+from eslab.segments import Log, check
 from eslab.sources import Chunk, Hole, Marker, records_to_table, table_to_records
 from eslab.sources.memory import MemorySource
 
@@ -155,7 +157,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_segment(tmp_path, monkey
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("eslab.segments.os.link", full)
+    monkeypatch.setattr("eslab.durable.os.link", full)
     with pytest.raises(DiskFull, match="disk is full"):
         list(capture(source, log, todo))
     assert not [path for path in log.folder.rglob("*") if path.is_file()]

@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 import eslab
 from eslab import cli
 from eslab.cli.output import printable
+from eslab.locking import writer_lock
 from eslab.model import dumps
-from eslab.segments import writer_lock
 from eslab.sources.memory import MemorySource
 
 BEGIN = dt.datetime(2026, 3, 12, 9, 30, tzinfo=dt.UTC)

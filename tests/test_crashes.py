@@ -25,8 +25,9 @@ from oracle import Oracle, read_log
 
 from eslab.errors import CorruptLog, DiskFull, EslabError, LabBusy
 from eslab.lab import Lab
+from eslab.locking import writer_lock
 from eslab.model import Record
-from eslab.segments import Log, Segment, read_footer, writer_lock
+from eslab.segments import Log, Segment, read_footer
 from eslab.sources import Chunk
 from eslab.sources.memory import MemorySource
 
@@ -202,7 +203,7 @@ def interrupted_at(line: int) -> Iterator[list[int]]:
     seen = [0]
 
     def trace(frame: Any, event: str, arg: Any) -> Any:
-        if not frame.f_code.co_filename.endswith(("eslab/segments.py", "eslab/capture.py")):
+        if not frame.f_code.co_filename.endswith(("eslab/segment_writer.py", "eslab/durable.py", "eslab/capture.py")):
             return None
         if event == "line":
             seen[0] += 1
@@ -220,7 +221,7 @@ def interrupted_at(line: int) -> Iterator[list[int]]:
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # between open() and its `with`
 @pytest.mark.parametrize("tried", [12, pytest.param(400, marks=[pytest.mark.torture, pytest.mark.timeout(0)])])
 def test_ctrl_c_at_any_line_of_a_capture_leaves_a_log_that_the_next_snapshot_completes(tmp_path, monkeypatch, tried):
-    monkeypatch.setattr("eslab.segments.ROW_GROUP_BYTES", 4096)  # so that a capture writes row groups while it reads
+    monkeypatch.setattr("eslab.segment_writer.ROW_GROUP_BYTES", 4096)  # so that a capture writes row groups while it reads
     lab = new_lab(tmp_path / "counted", RULES)
     with interrupted_at(-1) as lines:
         lab.snapshot(Source(100), progress=False)
@@ -293,7 +294,7 @@ def test_a_write_that_finds_no_room_is_told_as_one_sentence_and_loses_nothing(tm
     def no_room(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    for step in ("eslab.segments.pq.ParquetWriter.write_table", "eslab.segments.os.link", "eslab.segments.os.fsync"):
+    for step in ("eslab.segment_writer.pq.ParquetWriter.write_table", "eslab.durable.os.link", "eslab.durable.os.fsync"):
         with monkeypatch.context() as patch:
             patch.setattr(step, no_room)
             with pytest.raises(DiskFull, match="disk is full"):

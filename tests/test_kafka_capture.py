@@ -25,7 +25,8 @@ from kafka_cluster import KafkaCluster, missing, send, wait_for
 from eslab.capture import capture, plan
 from eslab.errors import EslabError, SourceChanged, TopicNotFound
 from eslab.lab import Lab
-from eslab.segments import Log, reaches, writer_lock
+from eslab.locking import writer_lock
+from eslab.segments import Log, reaches
 from eslab.sources import Hole, kafka_connections
 from eslab.sources import kafka as kafka_module
 from eslab.sources.kafka import KafkaSource

@@ -16,7 +16,7 @@ import pytest
 from logs import BASE_MS
 from oracle import read_log
 
-from eslab import capture, segments
+from eslab import capture, segment_writer
 from eslab.lab import Lab
 from eslab.sources.kafka import KafkaSource
 
@@ -85,7 +85,7 @@ def captured(folder: Path, url: str, topic: str, *, after_s: float = -1, link: i
 
 def kill_many(folder: Path, url: str, topic: str, kills: int) -> None:
     """So many kills, each resumed; a lab that is complete is followed by the next. Run where nothing but imports was done before a fork."""
-    capture.SEGMENT_BYTES, segments.ROW_GROUP_BYTES = 60_000, 20_000  # so that there are some fifty commits to be killed in
+    capture.SEGMENT_BYTES, segment_writer.ROW_GROUP_BYTES = 60_000, 20_000  # so that there are some fifty commits to be killed in
     chance = random.Random(kills)
     lived, took_s = captured(folder / "unharmed", url, topic)
     assert lived

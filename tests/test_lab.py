@@ -22,8 +22,8 @@ from eslab.errors import (
     UnknownId,
     VersionOutOfRange,
 )
+from eslab.locking import writer_lock
 from eslab.model import dumps
-from eslab.segments import writer_lock
 from eslab.sources.memory import MemorySource
 
 NOON = 1_773_313_200_000  # 2026-03-12 12:00:00 in Berlin

@@ -26,8 +26,9 @@ from kafka_cluster import QUIET, KafkaCluster, free_ports, wait_for
 from eslab import cli, watching
 from eslab.errors import MomentError, SourceError, SourceUnreachable
 from eslab.lab import Lab
+from eslab.locking import writer_lock
 from eslab.positions import read_commits, read_samples
-from eslab.segments import Log, writer_lock
+from eslab.segments import Log
 from eslab.sources import CONSUMER_OFFSETS, GroupPosition
 from eslab.sources.kafka_connections import Connections
 from eslab.sources.kafka_groups import KafkaGroups
