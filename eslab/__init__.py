@@ -8,6 +8,7 @@
 """
 
 from eslab import errors
+from eslab.apart import WorldChanges
 from eslab.changes import Changes
 from eslab.compare import Comparison
 from eslab.demo import demo
@@ -48,6 +49,7 @@ __all__ = [
     "Step",
     "Throughput",
     "World",
+    "WorldChanges",
     "demo",
     "errors",
     "play",

@@ -62,7 +62,8 @@ def advance(
             f"a world goes forward, and {selection.cut.label or 'that cut'} does not hold all that this one has seen; lab.replay(..., at=...) goes anywhere"
         )
     keyed = then.projection.key is not AGGREGATE
-    if keyed or not then.projection.resumes or start != _start(then.events, then, seen) or _other_rules(then, rules):
+    gone_on = start == _start(then.events, then, seen) and start.lossy == set(then.events.lossy(selection.cut))
+    if keyed or not then.projection.resumes or not gone_on or _other_rules(then, rules):
         return replay.run(then, on_rows=on_rows)
     clocks = _clocks(then.events, seen)
     with tempfile.TemporaryDirectory(prefix="eslab-") as folder:
@@ -80,7 +81,7 @@ def advance(
 
 
 def _start(events: Events, todo: ReplayPlan, seen: Selection) -> Start:
-    return Start(events.manifest.fingerprints(seen.cut.offsets), set(events.lossy), todo.projection.rules())
+    return Start(events.manifest.fingerprints(seen.cut.offsets), set(events.lossy(seen.cut)), todo.projection.rules())
 
 
 def _other_rules(then: ReplayPlan, rules: mapping.Mapping) -> bool:

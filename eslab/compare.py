@@ -22,6 +22,7 @@ from eslab.history import History, open_history
 from eslab.model import MISSING, Coordinates, Selection, format_path, unpack_state
 from eslab.parting import GROUPS, Parted, part, unpack_changes, unpack_failure
 from eslab.projection import Projection
+from eslab.sql import undecodable
 from eslab.views import compare as drawn
 from eslab.views.tables import visible
 
@@ -166,13 +167,14 @@ class Comparison(Mapping[str, Difference]):
     """The keys on which two projections do not agree, by id; of any other key that both folded, `comparison[key]` knows as well.
 
     `counts` has the number of keys in each group; `equal`, `different`, `only_left`, `only_right`, `failed` and `healed` are the ids. A key that `partial`
-    names may miss events. Keys that ended on both sides are not compared unless they were asked for.
+    names may miss events; `undecodable` counts the records in the selection, of whatever key, that could not be read as events. Keys that ended on both sides are not compared unless they were asked for.
     """
 
     def __init__(self, events: Events, sides: tuple[Projection, Projection], selection: Selection, clock: Clock, parted: Parted) -> None:
         self.left, self.right = sides
         self.selection, self.counts = selection, dict(parted.counts)
         self.ended, self.partial, self.steps = parted.ended, parted.partial, parted.steps
+        self.undecodable = undecodable(events, selection)
         self._events, self._clock, self._parted = events, clock, parted
 
     @property
@@ -328,6 +330,8 @@ class Comparison(Mapping[str, Difference]):
         said += [f"{self._parted.healed:,} of the equal had parted on the way"] if self._parted.healed else []
         said += [f"{self.ended:,} ended on both sides"] if self.ended else []
         said += [f"{len(self.partial):,} partial"] if self.partial else []
+        said += [f"{self.undecodable:,} undecodable records in range"] if self.undecodable else []
+        said += [f"without {without}"] if (without := self.selection.cut.without) else []
         until = self.selection.cut.label if self.selection.happened_until is None else "as happened"
         return f"{total:,} {self.left.aggregate} keys from {self.steps:,} steps, {until or 'by a cut'}: {', '.join(said)}"
 

@@ -237,11 +237,13 @@ class Events:
         }
         return Cut(offsets, label="all that is captured", store=self.manifest.fingerprints(offsets))
 
-    @property
-    def lossy(self) -> dict[Life, dict[str, tuple[int, int, int]]]:
-        """The newest lives that have lost records, or were not asked for all: cause -> (offsets, first, next after the last)."""
-        newest = self.cut.offsets
-        return {state.life: state.lossy for state in self.manifest.lives if state.lossy and state.life in newest}
+    def lossy(self, cut: Cut) -> dict[Life, dict[str, tuple[int, int, int]]]:
+        """The lives that lack records before a cut, or were not asked for all: cause -> (offsets, first, next after the last)."""
+        found = {
+            state.life: {cause: told for cause, told in state.lossy.items() if told[1] < cut.offsets.get(state.life, 0)}
+            for state in self.manifest.lives
+        }
+        return {life: causes for life, causes in found.items() if causes}
 
     def lookup(self, aggregate: str, aggregate_id: str, columns: Sequence[str], selection: Selection) -> Slice:
         """The rows of one aggregate in the lab's order.

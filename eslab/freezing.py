@@ -92,7 +92,7 @@ class _Watched:
 
     def __call__(self, state: Any, event: Event) -> Any:
         try:
-            return frozen(self._handler(state, event.renewed(event.version, frozen(event.data))))
+            return frozen(self._handler(frozen(state), event.renewed(event.version, frozen(event.data))))
         except _Changed as exc:
             where = traceback.extract_tb(exc.__traceback__)[-2]  # the last one is our refusal
             raise ProjectionError(

@@ -121,7 +121,7 @@ class History(Sequence[Step]):
         self._kept: dict[int, Any] = {0: projection.initial()}
         self._failure: tuple[int, str] | None = None
         self._seen = _first_seen(self._rows.list("event_id"))
-        self.partial = _partial(events, self._rows)
+        self.partial = _partial(events, self._rows, selection.cut)
 
     def __len__(self) -> int:
         return len(self._list)
@@ -425,9 +425,9 @@ def _first_seen(event_ids: Sequence[str | None]) -> dict[str, int]:
     return seen
 
 
-def _partial(events: Events, rows: Rows) -> str:
+def _partial(events: Events, rows: Rows, cut: Cut) -> str:
     """Why events may be missing: what the partitions that hold this aggregate have lost. "" if nothing."""
-    lossy = events.lossy
+    lossy = events.lossy(cut)
     if not lossy or not len(rows):
         return ""
     here = dict.fromkeys(zip(rows.list("topic"), rows.list("partition_id"), rows.list("incarnation"), strict=True))

@@ -352,14 +352,19 @@ class Cut:
             else " ".join(sorted({self.upcasters or "", other.upcasters or ""})),
         )
 
+    @property
+    def without(self) -> str:
+        """The partitions that it leaves out on purpose, in words; "" for none."""
+        return ", ".join(map(_told, self.excluded))
+
     def __repr__(self) -> str:
         parts = ", ".join(f"{_told(life)}<{next_}" for life, next_ in self.offsets.items())
-        without = f"; without {', '.join(map(_told, self.excluded))}" if self.excluded else ""
+        without = f"; without {self.without}" if self.excluded else ""
         return visible(f"<Cut {self.label + ': ' if self.label else ''}{parts or 'nothing'}{without}>")
 
     def _repr_html_(self) -> str:
         rows = [[escape(_told(life)), Html(f"{next_:,}")] for life, next_ in self.offsets.items()]
-        without = f"<p>without {escape(', '.join(map(_told, self.excluded)))}</p>" if self.excluded else ""
+        without = f"<p>without {escape(self.without)}</p>" if self.excluded else ""
         return grid(["partition", "next offset"], rows, left=[True, False], caption=self.label) + without
 
     def df(self) -> pd.DataFrame:

@@ -103,7 +103,7 @@ class _Pair:
         """Fold the next rows. Each side gets data of its own: a handler that changes what it was given must not change the other side."""
         rows = Rows(rows_)
         self._steps += len(rows)
-        self._partial |= may_miss(self._todo[0].events, rows_)
+        self._partial |= may_miss(self._todo[0], rows_)
         steps = zip(self._left.steps(rows), self._right.steps(rows), strict=True)
         for key, count in stretches(rows):
             if key != self._key:

@@ -154,7 +154,7 @@ class Folding:
         """Fold the next rows. `over`: a key among them may begin as one that has ended."""
         rows, fold = Rows(part), self._fold
         self._steps += len(rows)
-        self._partial |= may_miss(self._todo.events, part)
+        self._partial |= may_miss(self._todo, part)
         steps = fold.steps(rows, over=over)
         for key, count in stretches(rows):
             if key != self.key:
@@ -191,10 +191,10 @@ def last_event(todo: ReplayPlan, key: str) -> Event:
     return Event.undecoded(rows, len(rows) - 1, None)
 
 
-def may_miss(events: Events, part: Slice) -> set[str]:
-    """The keys among these rows with an event in a partition that has lost some."""
+def may_miss(todo: ReplayPlan, part: Slice) -> set[str]:
+    """The keys among these rows with an event in a partition that has lost some before the plan's cut."""
     mask = None
-    for topic, partition, incarnation in events.lossy:
+    for topic, partition, incarnation in todo.events.lossy(todo.selection.cut):
         here = pc.and_(pc.equal(part.column("partition_id"), partition), pc.equal(part.column("incarnation"), incarnation))
         here = pc.and_(pc.equal(part.column("topic"), topic), here)
         mask = here if mask is None else pc.or_(mask, here)

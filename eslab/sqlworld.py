@@ -56,6 +56,7 @@ class SqlWorld:
     def __repr__(self) -> str:
         said = [f"{len(self):,} row{'s' * (len(self) != 1)}", self.selection.cut.label]
         said += [f"{self.undecodable:,} undecodable records in range"] if self.undecodable else []
+        said += [f"without {without}"] if (without := self.selection.cut.without) else []
         said += [f"records of {', '.join(self.partial)} are missing"] if self.partial else []
         return tables.visible(f"<{self.projection.name} v{self.projection.version} in SQL: {', '.join(one for one in said if one)}>")
 
@@ -73,11 +74,7 @@ def evaluate(events: Events, log: Log, projection: SqlProjection, selection: Sel
             table = con.sql(text).to_arrow_table()
         except duckdb.Error as exc:
             raise one_line(exc) from exc
-    partial = tuple(
-        f"{topic}[{partition}]"
-        for topic, partition, incarnation in events.lossy
-        if selection.cut.offsets.get((topic, partition, incarnation))
-    )
+    partial = tuple(f"{topic}[{partition}]" for topic, partition, _ in events.lossy(selection.cut))
     return SqlWorld(projection, selection, table, undecodable=undecodable(events, selection), partial=partial)
 
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from eslab.apart import WorldChanges, apart
 from eslab.durable import enough_disk
 from eslab.errors import LabError, ProjectionError, UnknownId
 from eslab.folding import Failure
@@ -150,6 +151,23 @@ class World(Mapping[str, Any]):
         except duckdb.Error as exc:
             raise one_line(exc, has="this world is the table world") from exc
 
+    def diff(self, other: World) -> WorldChanges:
+        """What is not the same in another world of the same keys: each key that changed, came or went from this one to that. Keys that failed in either are left out, and counted.
+
+        Reads both once, in the order of their keys; what differs is kept as Arrow, past 256 MB in a temporary file.
+        """
+        if self.projection.aggregate != other.projection.aggregate:
+            raise ProjectionError(
+                f"this is a world of {self.projection.aggregate}, that one of {other.projection.aggregate}; two worlds are held against each other key by key"
+            )
+        names = tuple(one.selection.cut.label or "a cut" for one in (self, other))
+        failed = frozenset(one.key for world in (self, other) for one in world.failed)
+        return apart(self._packed(), other._packed(), failed, self.projection.aggregate, names)
+
+    def _packed(self) -> Iterator[tuple[str, bytes]]:
+        for batch in self._batches():
+            yield from zip(batch.column(0).to_pylist(), batch.column(2).cast(pa.binary()).to_pylist(), strict=True)
+
     def df(self) -> pd.DataFrame:
         """One row per key, by aggregate_id; a column per top-level field of the states (`state` for states that are no objects)."""
         states = [unpack_state(text) for batch in self._batches() for text in batch.column(2).cast(pa.binary()).to_pylist()]
@@ -165,6 +183,7 @@ class World(Mapping[str, Any]):
         said += [f"{len(self.failed):,} FAILED, so incomplete"] if self.failed else []
         said += [f"{len(self.partial):,} partial"] if self.partial else []
         said += [f"{self.undecodable:,} undecodable records in range"] if self.undecodable else []
+        said += [f"without {without}"] if (without := self.selection.cut.without) else []
         said += [f"{self.ended:,} ended"] if self.ended else []
         return ", ".join(one for one in said if one)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from logs import CI, captured, logs, made, new_lab, snapshot, state_of
 from oracle import Oracle, canonical
 
-from eslab import Coordinates, Cut, Lab, Record, cuts
+from eslab import Coordinates, Cut, Lab, Record, SqlProjection, cuts
 from eslab.errors import ConfigError, MomentError, NaiveTime, UnknownEvent, UnknownGroup, UnknownId, VersionOutOfRange
 from eslab.model import dumps
 from eslab.positions import SAMPLES, write_samples
@@ -126,8 +126,21 @@ def test_the_world_as_a_group_knew_it_is_folded_from_what_it_had_read(lab):
     known = lab.replay("order", at=lab.cut(group="billing", at="12:00:10"), progress=False)
     assert {key: known[key]["total"] for key in known} == {"o0": 3, "o1": 1, "o2": 2}
     assert "commits lag the work" in repr(known)
+    assert "without" not in repr(known)
     was = lab.replay("order", at="12:00:10", progress=False)
     assert {key: was[key]["total"] for key in was} == {"o0": 9, "o1": 10, "o2": 8}
+    assert [change.after for change in known.diff(was)["o1"] if change.path == ("total",)] == [10]
+
+
+def test_partitions_that_a_group_never_committed_are_named_wherever_its_cut_is_used(lab):
+    sampled(lab, sample(0, 3, 5))
+    cut = lab.cut(group="billing")
+    for found in (
+        lab.replay("order", at=cut, progress=False),
+        lab.compare("order", "order", at=cut, progress=False),
+        lab.replay(SqlProjection("n", "select count(*) from events"), at=cut, progress=False),
+    ):
+        assert "without orders[1]" in repr(found)
 
 
 def test_an_unknown_group_and_a_time_before_its_first_sample_are_one_sentence_each(lab):
@@ -443,3 +456,21 @@ def test_a_world_says_how_many_records_in_its_range_could_not_be_read(lab):
     lab.snapshot(MemorySource(broken), progress=False)
     assert "1 undecodable records in range" in repr(lab.replay("order", at="12:00:10", progress=False))
     assert lab.replay("order", progress=False).undecodable == 2
+    assert lab.compare("order", "order", progress=False).undecodable == 2
+    assert "2 undecodable records in range" in repr(lab.compare("order", "order", progress=False))
+
+
+def test_only_a_gap_before_the_cut_makes_what_is_folded_partial(tmp_path):
+    lab = Lab(tmp_path / "lab", tz="UTC", say=lambda text: None)
+    source = MemorySource([order(0, at, total=at) for at in range(6)])
+    del source._logs["orders", 0][2:4]  # nobody knows where they went
+    lab.snapshot(source, progress=False)
+    before, after = lab.cut(offsets={"orders": {0: 2}}), lab.cut(offsets={"orders": {0: 5}})
+    assert lab.replay("order", at=before, progress=False).complete
+    assert lab.history("order", "o0", at=before).partial == ""
+    assert lab.replay(SqlProjection("n", "select count(*) from events"), at=before, progress=False).partial == ()
+    assert lab.compare("order", "order", at=before, progress=False).partial == set()
+    assert lab.replay("order", at=after, progress=False).partial == {"o0"}
+    assert lab.replay("order", at=before, progress=False).advance(after).partial == {"o0"}
+    assert "lacks 2 offsets in 2–3 (unknown)" in lab.history("order", "o0", at=after).partial
+    assert lab.compare("order", "order", at=after, progress=False).partial == {"o0"}

@@ -198,6 +198,34 @@ def test_the_objects_events_are_not_changed_by_the_class(lab):
     assert history[0].event.data["items"] == ["a"]
 
 
+# --- what fails one key leaves the others alone ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (lambda state: 1 // 0, "ZeroDivisionError: integer division or modulo by zero"),
+        (lambda state: None, "ProjectionError: evolve returned None for ItemAdded; a handler returns the new state"),
+        (lambda state: {"a": {1}}, "a state holds JSON values, datetime and Decimal, but a is {1} (set)"),
+        (lambda state: {"a": float("nan")}, "a state holds JSON values, datetime and Decimal, but a is nan (float)"),
+        (lambda state: {1: 2}, "a state's keys are strings, but the state has 1"),
+    ],
+)
+def test_a_handler_that_raises_returns_nothing_or_no_state_is_one_sentence_and_other_keys_are_unharmed(lab, after, said):
+    def evolve(state, event):
+        return after(state) if event.type == "ItemAdded" else {"fine": True}
+
+    bad = Projection("bad", aggregate="order", evolve=evolve).ignore("OrderPaid")
+    world = lab.replay(bad, ended=True, progress=False)
+    (failure,) = world.failed
+    assert (failure.key, said in failure.error, "\n" in failure.error) == ("o1", True, False)
+    assert dict(world) == {"o2": {}}
+    good = Projection("good", aggregate="order", evolve=lambda state, event: {"fine": True})
+    compared = lab.compare(good, bad, ended=True, progress=False)
+    assert (compared.failed, compared.equal) == (("o1",), ("o2",))
+    assert said in compared["o1"].failures[1].error
+
+
 # --- strict replays ---------------------------------------------------------------------------------
 
 
