@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 import msgspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from eslab.model import Record
-from eslab.sources import Chunk, Partition, TopicPartition, records_to_table
+from eslab.sources import RECORDS, Chunk, Partition, TopicPartition
 
 PARTITIONS = 8
 CHUNK = 20_000
@@ -64,15 +65,26 @@ class Orders:
                 yield Chunk(topic, partition, begin, end, self._table(partition, begin, end))
 
     def _table(self, partition: int, begin: int, end: int) -> pa.Table:
-        random_ = random.Random(f"{partition}:{begin}")
-        records = []
-        for offset in range(begin, end):
-            number = offset * PARTITIONS + partition
-            key, payload = value(number, random_)
-            records.append(
-                Record(topic="orders", partition=partition, offset=offset, timestamp_ms=BEGIN_MS + number * 7, key=key, value=payload)
-            )
-        return records_to_table(records)
+        """The same kind of records as `value` makes, column by column: a million a second."""
+        chance = np.random.default_rng([partition, begin])
+        offsets = np.arange(begin, end)
+        numbers = offsets * PARTITIONS + partition
+        keys = _joined("ord-", _padded((chance.random(len(numbers)) * (np.maximum(numbers // 8, 1) + 8)).astype(np.int64), 8))
+        kind = pa.DictionaryArray.from_arrays(pa.array(numbers % len(TYPES), pa.int32()), list(TYPES)).cast(pa.string())
+        total = pa.array(np.round(chance.uniform(5, 500, len(numbers)), 2)).cast(pa.string())
+        skus = [_text(numbers % 977 + at) for at in range(2)]
+        group, span = _padded(numbers // 5, 32), _padded(numbers, 16)
+        values = _joined(
+            '{"eventId":"evt-', _padded(numbers, 12), '","eventType":"', kind, '","eventVersion":"1.0","timestamp":', _text(BEGIN_MS + numbers * 7),
+            ',"source":"orders@2.3.1","correlationId":"corr-', _text(numbers // 5), '","causationId":"evt-', _padded(np.maximum(numbers - 1, 0), 12),
+            '","data":{"orderId":"', keys, '","customerId":"cust-', _text(numbers % 9973), '","total":', total, ',"currency":"EUR","status":"',
+            pc.utf8_lower(pc.utf8_slice_codeunits(kind, 5)), '","lines":[{"sku":"sku-', skus[0], '","quantity":1},{"sku":"sku-', skus[1],
+            '","quantity":2}]},"metadata":{"traceId":"', group, '","spanId":"', span, '"}}',
+        )  # fmt: skip
+        told = {"offset": pa.array(offsets), "timestamp_ms": pa.array(BEGIN_MS + numbers * 7), "key": keys, "value": values}
+        told["headers"] = pa.array([[]] * len(numbers), RECORDS.field("headers").type)
+        columns = [told[field.name].cast(field.type) if field.name in told else pa.nulls(len(numbers), field.type) for field in RECORDS]
+        return pa.table(columns, schema=RECORDS)
 
     def offset_at(self, topic: str, partition: int, timestamp_ms: int) -> int:
         return min(max(0, (timestamp_ms - BEGIN_MS) // 7 // PARTITIONS), self._ends[partition])
@@ -88,3 +100,15 @@ class Orders:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+def _text(numbers: np.ndarray) -> pa.Array:
+    return pa.array(numbers).cast(pa.string())
+
+
+def _padded(numbers: np.ndarray, width: int) -> pa.Array:
+    return pc.utf8_lpad(_text(numbers), width, "0")
+
+
+def _joined(*parts: str | pa.Array) -> pa.Array:
+    return pc.binary_join_element_wise(*parts, "")

@@ -21,6 +21,7 @@ from eslab.play import play
 from eslab.projection import Projection, SqlProjection
 from eslab.sqlworld import SqlWorld
 from eslab.throughput import Throughput
+from eslab.timeline import Timeline
 from eslab.views.offline import use_offline_charts
 from eslab.world import World
 
@@ -48,6 +49,7 @@ __all__ = [
     "State",
     "Step",
     "Throughput",
+    "Timeline",
     "World",
     "WorldChanges",
     "demo",

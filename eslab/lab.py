@@ -42,6 +42,7 @@ from eslab.sources import Source, TopicPartition
 from eslab.sources.opening import open_groups, open_source
 from eslab.sqlworld import SqlWorld
 from eslab.throughput import Throughput, open_throughput
+from eslab.timeline import Timeline, open_timeline
 from eslab.transactions import waiting
 from eslab.upcasters import Upcasters
 from eslab.upcasting import Rehearsal, rehearse
@@ -412,6 +413,37 @@ class Lab:
         """What `replay` with these options would read, and about how long it would take: its first rows are folded to tell, and the answer thrown away."""
         events = self._now()
         return replay.plan(events, self._folded(projection), self._selection(events, at, clock, cut), keys=keys, ended=ended, sample=True)
+
+    def timeline(
+        self,
+        projection: Projection | str,
+        *,
+        measure: Callable[[Any], Any],
+        every: str | None = None,
+        agg: str | Callable[[Sequence[float]], float] = "sum",
+        start: str | dt.datetime | None = None,
+        stop: str | dt.datetime | None = None,
+        ended: bool = False,
+        progress: bool = True,
+    ) -> Timeline:
+        """`measure(state)`, a number or None, of every key, summed over time: `.chart()`, `.df()`. One pass over the events; each point is what a replay until then would sum up to.
+
+        A point per "5s", "1m", "1d" (default: 2,000 points or less), from `start` to `stop`. `agg`: sum, mean, min, max, count, or a function of the numbers of all keys. A key counts until it ends or fails.
+        """
+        events, clock = self._now(), self._clock()
+        todo = replay.plan(events, self._folded(projection), self._selection(events, None), ended=ended)
+        with Bar(f"measuring {todo.projection.name}", todo.rows, unit="steps", shown=progress) as bar:
+            return open_timeline(
+                todo,
+                measure,
+                agg=agg,
+                every=every,
+                start=_read(clock, start),
+                stop=_read(clock, stop),
+                span=span(events.manifest),
+                clock=clock,
+                on_rows=bar.count,
+            )
 
     def compare(
         self,

@@ -1,4 +1,4 @@
-"""Charts of throughput and lag, drawn from plain tables. Imported when a chart is drawn: it loads Altair.
+"""Charts of throughput, lag and timelines, drawn from plain tables. Imported when a chart is drawn: it loads Altair.
 
 Times are drawn on the wall clock of the lab's zone, whichever zone the browser is in, and every axis names its unit or its zone.
 Colours have a contrast of 3 to white and to the dark theme's grey; a theme's own colours are used for the rest.
@@ -17,7 +17,7 @@ import pyarrow as pa
 from eslab.views.offline import offline
 from eslab.views.tables import duration
 
-__all__ = ["Drawn", "lag", "throughput"]
+__all__ = ["Drawn", "lag", "throughput", "timeline"]
 
 Drawn = alt.TopLevelMixin
 
@@ -146,6 +146,22 @@ def lag(
         lines = [] if fine is None else _line(alt.Chart(fine).encode(**how), width=1.2)
         panels.append(_panel(*shade, *_line(alt.Chart(bold).encode(**how), width=2.8), *lines))
     return _stacked(panels, f"Lag of {group}", notes, f"lag of {group}: produced against consumed, in offsets, in seconds")
+
+
+def timeline(points: pa.Table, *, name: str, every: str, zone: dt.tzinfo, notes: Sequence[str] = ()) -> Any:
+    """One number over time, as a line of steps. `points`: time, value (null: none), keys."""
+    rows = points.to_pylist()
+    if not rows:
+        return _nothing("no events")
+    moments = [row["time"] for row in rows]
+    time = _Time(zone, min(moments), max(moments), moments)
+    tips = [
+        alt.Tooltip("at:N", title="at"),
+        alt.Tooltip("value:Q", title=name, format=",.6~f"),
+        alt.Tooltip("keys:Q", title="keys", format=",d"),
+    ]
+    base = alt.Chart(_frame(rows, time)).encode(x=time.axis(), y=_up("value", name, "~s"), color=alt.value(COLOURS[0]), tooltip=tips)
+    return _stacked([_panel(*_line(base, interpolate="step-after"))], f"{name}, per {every}", notes, f"{name} per {every}")
 
 
 def _frame(rows: Sequence[Row], time: _Time) -> pd.DataFrame:
