@@ -18,6 +18,7 @@
     │   ├── UnknownEvent
     │   └── VersionOutOfRange
     ├── UnknownId              an aggregate, or an id, that no event has
+    ├── UnknownPath            a path at which no state ever held anything
     ├── UnknownGroup           a consumer group of which the lab has no position
     ├── UnknownTopic           a topic that the lab does not hold
     ├── ProjectionError        a projection that cannot be folded
@@ -49,6 +50,7 @@ __all__ = [
     "UnknownEvent",
     "UnknownGroup",
     "UnknownId",
+    "UnknownPath",
     "UnknownTopic",
     "VersionOutOfRange",
 ]
@@ -124,6 +126,10 @@ class VersionOutOfRange(MomentError):
 
 class UnknownId(EslabError, LookupError):
     """No event belongs to that aggregate or id."""
+
+
+class UnknownPath(EslabError, LookupError):
+    """Nothing ever stood at a path of a state."""
 
 
 class UnknownGroup(EslabError, LookupError):

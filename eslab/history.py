@@ -14,12 +14,13 @@ import pandas as pd
 import pyarrow as pa
 
 from eslab import cuts, keying, stepping
+from eslab.blaming import Cause, Causes, Explanation, explained, last_of_each, of_path
 from eslab.changes import Changes, diff
 from eslab.cuts import Clock
 from eslab.errors import MomentError, UnknownId, VersionOutOfRange
 from eslab.events import Events
 from eslab.folding import FOLD_COLUMNS, Rows, apply, events_of
-from eslab.model import Coordinates, Cut, Event, Selection, format_path, pack_state
+from eslab.model import EACH, Coordinates, Cut, Event, Path, Selection, format_path, pack_state, parse_path
 from eslab.projection import Projection
 from eslab.views import tables
 
@@ -120,6 +121,7 @@ class History(Sequence[Step]):
         self._list = events_of(self._rows)
         self._kept: dict[int, Any] = {0: projection.initial()}
         self._failure: tuple[int, str] | None = None
+        self._causes: list[Cause] | None = None
         self._seen = _first_seen(self._rows.list("event_id"))
         self.partial = _partial(events, self._rows, selection.cut)
 
@@ -181,6 +183,49 @@ class History(Sequence[Step]):
     def diff(self, before: Moment, after: Moment) -> Changes:
         """What changed between two moments, each a time, a version or a cut."""
         return diff(self.at(before).value, self.at(after).value)
+
+    def changes(self) -> Causes:
+        """Every change of every step, in their order, with the event that made it. Folds every step once; `blame` and `explain` read it."""
+        return Causes(self._caused(), said=f"what changed {self._name}", clock=self._clock)
+
+    def blame(self, path: str | None = None, *, at: Moment = None) -> Causes:
+        """The events that changed what stands at a path (`a.b[0]`), newest first; without a path, the last change of every value that an event set or removed.
+
+        A change within it counts, and so does one of what holds it. `at`: as it was known at a moment. Raises `UnknownPath` where nothing ever stood.
+        """
+        until = self._position_at(at)
+        caused = [one for one in self._caused() if one.version <= until]
+        if path is None:
+            return Causes(last_of_each(caused)[::-1], said=f"what set the values of {self._name}", clock=self._clock)
+        wanted = self._path(path)
+        found = list(of_path(caused, wanted))[::-1]
+        if not found:
+            explained(wanted, found, self._state_at, until, self._clock)
+        return Causes(found, said=f"what set {format_path(wanted)} of {self._name}", clock=self._clock)
+
+    def explain(self, path: str, *, at: Moment = None) -> Explanation:
+        """Why what stands at a path does, in two sentences: since when and by what, and what was there before. Raises `UnknownPath` where nothing ever stood."""
+        wanted = self._path(path)
+        return explained(wanted, list(of_path(self._caused(), wanted))[::-1], self._state_at, self._position_at(at), self._clock)
+
+    def _caused(self) -> list[Cause]:
+        if self._causes is None:
+            self._causes = [Cause(step.version, change, step.event, self._handler(step.event)) for step in self for change in step.changes]
+        return self._causes
+
+    def _handler(self, event: Event) -> str:
+        handler = self.projection.handler(event.type)
+        return "" if handler is None else getattr(handler, "__name__", type(handler).__name__).strip("_")
+
+    def _path(self, text: str) -> Path:
+        path = parse_path(text)
+        if EACH in path:
+            raise MomentError(f"{text}: [] names many values; blame one of them, like {text.replace('[]', '[0]')}")
+        return path
+
+    @property
+    def _name(self) -> str:
+        return f"{self.aggregate} {self.aggregate_id}"
 
     def df(self) -> pd.DataFrame:
         """One row per step, by version: what came, when, where from, the paths it changed, and the state after it."""

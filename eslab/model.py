@@ -470,15 +470,15 @@ def parse_path(text: str) -> Path:
     return tuple(parts)
 
 
-def value_at(value: Any, path: Path) -> Any:
-    """What stands at a path without `[]` in a JSON value; None where nothing does."""
+def value_at(value: Any, path: Path, default: Any = None) -> Any:
+    """What stands at a path without `[]` in a JSON value; `default` where nothing does."""
     for part in path:
         if isinstance(value, dict):
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and -len(value) <= part < len(value):
+            value = value.get(part, default)
+        elif isinstance(value, (list, tuple)) and isinstance(part, int) and -len(value) <= part < len(value):
             value = value[part]
         else:
-            return None
+            return default
     return value
 
 

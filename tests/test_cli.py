@@ -172,6 +172,7 @@ def test_every_command_has_its_help():
         "history",
         "at",
         "diff",
+        "blame",
         "late",
         "bookmark",
         "replay",

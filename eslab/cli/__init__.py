@@ -4,7 +4,7 @@ The answer goes to stdout, as a table or as one JSON document; notices, progress
 Exit codes: 0 fine, 1 a clear no, 2 usage, 130 Ctrl-C.
 """
 
-from eslab.cli.asking import at, diff, find, history
+from eslab.cli.asking import at, blame, diff, find, history
 from eslab.cli.capturing import demo, export, info, snapshot, verify, watch
 from eslab.cli.command import main
 from eslab.cli.comparing import compare
@@ -25,6 +25,7 @@ for one in (
     history,
     at,
     diff,
+    blame,
     late,
     bookmark,
     replay,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from eslab.lab import Lab
     from eslab.model import Event
 
-__all__ = ["at", "diff", "find", "history"]
+__all__ = ["at", "blame", "diff", "find", "history"]
 
 
 @click.command(cls=Command)
@@ -155,6 +155,36 @@ def diff(out: Out, /, *, before: str, after: str, as_json: bool, **asked: Any) -
     else:
         out.line("no changes")
     _again(out, "diff", asked, *map(word, sides))
+
+
+@click.command(cls=Command)
+@one_aggregate
+@click.argument("path", required=False)
+@click.option("--at", metavar="MOMENT", help="As it was at a time (inclusive) or a version like v3. Default: all that is captured.")
+@fold_options
+@click.pass_obj
+def blame(out: Out, /, *, path: str | None, at: str | None, as_json: bool, **asked: Any) -> None:
+    """Show what set a value: the events that changed it, newest first.
+
+    PATH is one like status or items[0].price; without one, the last change of every value is shown.
+    """
+    lab, found = open_history(**asked)
+    moment = None if at is None else moment_of(lab, at)
+    causes = found.blame(path, at=moment)
+    if as_json:
+        note_partial(found.partial)
+        out.json([{**row, "before": _json(row["before"]), "after": _json(row["after"])} for row in causes.arrow().to_pylist()])
+        return
+    if path is not None:
+        for sentence in found.explain(path, at=moment).sentences:
+            out.line(sentence)
+    columns = ["version", "path", "before", "after", "event_type", "event_id", "recorded_at", "handler"]
+    out.table(columns, causes.arrow().select(columns).to_pandas().itertuples(index=False))
+    _again(out, "blame", asked, *([] if path is None else [path]), at=None if moment is None else word(moment))
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else embedded(text)
 
 
 def moment_of(lab: Lab, told: str) -> int | dt.datetime:
