@@ -118,7 +118,7 @@ def open_timeline(
     changes = _Changes(todo, measure, points)
     for part in slices(todo):
         changes.take(Rows(part))
-        changes.partial |= may_miss(todo.events, part)
+        changes.partial |= may_miss(todo, part)
         on_rows(part.table.num_rows)
     values, keys = changes.over_time(agg)
     notes = [f"{len(changes.failed):,} keys failed, and count until then"] if changes.failed else []
