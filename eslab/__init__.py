@@ -9,20 +9,26 @@
 
 from eslab import errors
 from eslab.apart import WorldChanges
+from eslab.bookmarks import Bookmarks
 from eslab.changes import Changes
-from eslab.compare import Comparison
+from eslab.compare import Comparison, Difference, Divergence
+from eslab.contents import Gaps, Info, Snapshot
 from eslab.demo import demo
 from eslab.errors import EslabError
 from eslab.history import History, State, Step
 from eslab.lab import Lab
 from eslab.lag import Lag, Stalls, Standing
+from eslab.late import Late
 from eslab.model import MISSING, TOMBSTONE, Change, Coordinates, Cut, Event, Record
 from eslab.play import play
 from eslab.projection import Projection, SqlProjection
+from eslab.search import Found
 from eslab.sqlworld import SqlWorld
 from eslab.throughput import Throughput
 from eslab.timeline import Timeline
+from eslab.verify import Verification
 from eslab.views.offline import use_offline_charts
+from eslab.watching import Watch
 from eslab.world import World
 
 __version__ = "0.1.0"
@@ -30,18 +36,26 @@ __version__ = "0.1.0"
 __all__ = [
     "MISSING",
     "TOMBSTONE",
+    "Bookmarks",
     "Change",
     "Changes",
     "Comparison",
     "Coordinates",
     "Cut",
+    "Difference",
+    "Divergence",
     "EslabError",
     "Event",
+    "Found",
+    "Gaps",
     "History",
+    "Info",
     "Lab",
     "Lag",
+    "Late",
     "Projection",
     "Record",
+    "Snapshot",
     "SqlProjection",
     "SqlWorld",
     "Stalls",
@@ -50,6 +64,8 @@ __all__ = [
     "Step",
     "Throughput",
     "Timeline",
+    "Verification",
+    "Watch",
     "World",
     "WorldChanges",
     "demo",

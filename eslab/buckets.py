@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import duckdb
@@ -15,53 +13,51 @@ import pyarrow as pa
 
 from eslab.errors import MomentError
 from eslab.sql import identifier
+from eslab.wording import Length, read_length
 
-__all__ = ["Every", "choose", "edges", "micros", "parse", "thin"]
+__all__ = ["choose", "edges", "micros", "thin"]
 
 MOST: Final = 1_000_000  # buckets of one answer: 8 MB a column; more is a slip of the pen
 
 PIXELS: Final = 400  # of a chart's height: what is nearer than half of one is drawn on one line
 
-_UNITS: Final = {"ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
-_NAMES: Final = {"ms": "millisecond", "s": "second", "m": "minute", "h": "hour", "d": "day"}
-_EVEN: Final = "1ms 10ms 100ms 1s 2s 5s 10s 15s 30s 1m 2m 5m 10m 15m 30m 1h 2h 3h 6h 12h 1d 7d 28d 364d"
+_EVEN: Final = [
+    read_length(one, name="width")
+    for one in [
+        "1ms",
+        "10ms",
+        "100ms",
+        "1s",
+        "2s",
+        "5s",
+        "10s",
+        "15s",
+        "30s",
+        "1m",
+        "2m",
+        "5m",
+        "10m",
+        "15m",
+        "30m",
+        "1h",
+        "2h",
+        "3h",
+        "6h",
+        "12h",
+        "1d",
+        "7d",
+        "28d",
+        "364d",
+    ]
+]
 
 
-@dataclass(frozen=True, slots=True)
-class Every:
-    """A width. Hours and less are of even length; days are the zone's own, of 23 to 25 hours where its clocks change."""
-
-    count: int
-    unit: str
-
-    @property
-    def us(self) -> int:
-        """How long it is, or for days, how long they mostly are."""
-        return self.count * _UNITS[self.unit]
-
-    def __str__(self) -> str:
-        return f"{self.count}{self.unit}"
-
-    @property
-    def words(self) -> str:
-        """For a sentence: `minute`, `5 minutes`."""
-        return _NAMES[self.unit] if self.count == 1 else f"{self.count} {_NAMES[self.unit]}s"
-
-
-def parse(told: str, *, name: str = "every") -> Every:
-    """Read `500ms`, `5s`, `1m`, `2h`, `1d`. Raises `MomentError`, which calls it by its name."""
-    match = re.fullmatch(r"([1-9]\d{0,8})(ms|s|m|h|d)", told.strip()) if isinstance(told, str) else None
-    if match is None:
-        raise MomentError(f'{name}={told!r} is no width; write a number and ms, s, m, h or d: "5s", "1m", "1d"')
-    return Every(int(match[1]), match[2])
-
-
-def choose(span_us: int, most: int) -> Every:
+def choose(span_us: int, most: int) -> Length:
     """The smallest usual width that cuts the span into at most so many pieces."""
-    return next((one for one in map(parse, _EVEN.split()) if span_us <= one.us * (most - 1)), parse("364d"))
+    return next((one for one in _EVEN if span_us <= one.us * (most - 1)), _EVEN[-1])
 
 
-def edges(start_us: int, stop_us: int, every: Every, tz: dt.tzinfo) -> np.ndarray:
+def edges(start_us: int, stop_us: int, every: Length, tz: dt.tzinfo) -> np.ndarray:
     """The bounds of the buckets that cover `[start, stop]`: the first is at or before `start`, the last after `stop`.
 
     They count from midnight in the zone, on the day of `start`. Microseconds since 1970, as everywhere here. Raises `MomentError` for more than a million.

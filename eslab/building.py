@@ -38,6 +38,7 @@ from eslab.ordering import put_in_order
 from eslab.segments import LOSSY, Log, Reach, Segment, reaches
 from eslab.sources import CONSUMER_OFFSETS, Hole
 from eslab.transactions import Transactions
+from eslab.wording import many
 
 __all__ = ["between", "outdated", "sweep", "update"]
 
@@ -89,7 +90,7 @@ def update(
     holes = list(log.holes())
     for state in build.lives.values():
         state.lossy = _lossy(hole for life, hole in holes if life == state.life)
-        state.segments = {one.segment.footer.start: one.segment.footer.self_checksum for one in reaches(lives.get(state.life, []))}
+        state.segments = _standing(lives.get(state.life, []))
         state.seen = _end(state.life, lives.get(state.life, []))
     gaps = f"{name}-gaps.parquet"
     _write_gaps(folder / "events" / gaps, holes)
@@ -129,8 +130,14 @@ def _end(life: Life, segments: list[Segment]) -> int:
 
 
 def _moved(manifest: Manifest, lives: dict[Life, list[Segment]]) -> bool:
-    seen = {state.life: state.seen for state in manifest.lives}
-    return any(seen.get(life, 0) != _end(life, segments) for life, segments in lives.items())
+    """Whether the log holds the same events otherwise: markers came, or segments were merged. A new manifest then remembers what stands now."""
+    known = {state.life: (state.seen, state.segments) for state in manifest.lives}
+    return any(known.get(life) != (_end(life, segments), _standing(segments)) for life, segments in lives.items())
+
+
+def _standing(segments: list[Segment]) -> dict[int, int]:
+    """Each segment that adds something, by start, with the checksum of what it says of itself."""
+    return {one.segment.footer.start: one.segment.footer.self_checksum for one in reaches(segments)}
 
 
 def _seen_up_to(covered: list[tuple[int, int]], start: int) -> int:
@@ -181,7 +188,7 @@ def _check_mapping(mapping: Mapping, topics: dict[str, TopicCounts]) -> None:
         if counts.events and counts.unassigned == counts.events and mapping.topics[topic].aggregates:
             paths = " or ".join(format_path(path) for _, path in mapping.topics[topic].aggregates)
             raise ConfigError(
-                f"lab.toml: topic {topic}: none of its {counts.events:,} events has {paths}; correct the id there. "
+                f"lab.toml: topic {topic}: none of its {many(counts.events, 'event')} has {paths}; correct the id there. "
                 "All that was captured is safe and is read again then"
             )
 

@@ -23,6 +23,7 @@ from eslab.model import Life
 from eslab.segment_writer import SegmentWriter
 from eslab.segments import Log, Segment, reaches, uncovered
 from eslab.sources import RECORDS, Chunk, Hole, Partition, Source, TopicPartition
+from eslab.wording import many
 
 __all__ = ["CapturePlan", "Offsets", "Part", "capture", "plan"]
 
@@ -82,7 +83,7 @@ def plan(
         if partition.high_watermark > partition.end:
             held = partition.high_watermark - partition.end
             waiting.append(
-                f"{partition.topic}[{partition.partition}]: {held:,} offsets from {partition.end} on wait for an open transaction"
+                f"{partition.topic}[{partition.partition}]: {many(held, 'offset')} from {partition.end} on, held back by an open transaction"
             )
         asked = _bound(start, partition)
         covered = [(reach.start, reach.next) for reach in reaches(lives.get(life, []))]

@@ -9,8 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from eslab.sources import RECORDS
-
 __all__ = ["Checksums"]
 
 
@@ -18,14 +16,14 @@ class Checksums:
     """CRC-32C of each column's content, the same however the rows were split into row groups.
 
     A column of numbers is hashed as its little-endian values (null as 0) and its validity as one byte a row; a column of bytes as int32 lengths (null
-    as -1) and the bytes themselves; headers as the count of each row, then their keys and values as two such columns.
+    as -1) and the bytes themselves; a time as its microseconds; headers as the count of each row, then their keys and values as two such columns.
     """
 
     def __init__(self) -> None:
         self._sums: dict[str, int] = {}
 
     def add(self, table: pa.Table) -> None:
-        for name in RECORDS.names:
+        for name in table.column_names:
             for array in table[name].chunks:
                 self._add(name, array)
 
@@ -51,6 +49,7 @@ class Checksums:
                 ends = np.frombuffer(offsets, dtype=np.int32)[dense.offset : dense.offset + len(dense) + 1]
                 self._hash(f"{name}.bytes", memoryview(data)[ends[0] : ends[-1]])
         else:
+            array = array.cast(pa.int64()) if pa.types.is_timestamp(array.type) else array
             if array.null_count or name not in ("offset", "timestamp_ms"):
                 self._hash(f"{name}.valid", array.is_valid().to_numpy(zero_copy_only=False).astype(np.uint8))
             filled = pc.fill_null(array, False if pa.types.is_boolean(array.type) else 0)

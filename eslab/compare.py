@@ -25,6 +25,7 @@ from eslab.projection import Projection
 from eslab.sql import undecodable
 from eslab.views import compare as drawn
 from eslab.views.tables import visible
+from eslab.wording import many
 
 __all__ = ["Comparison", "Difference", "Divergence", "compare"]
 
@@ -231,7 +232,9 @@ class Comparison(Mapping[str, Difference]):
     def arrow(self) -> pa.Table:
         """One row per key on which the two do not agree: what `df` has, and the states `left` and `right` as JSON (`Decimal` and `datetime` as docs/format.md writes them)."""
         frame = self.df()
-        table = pa.Table.from_pandas(frame.reset_index(), schema=_FRAME, preserve_index=False)
+        times = _FRAME.get_field_index("recorded_at")
+        zoned = _FRAME.set(times, pa.field("recorded_at", pa.timestamp("us", tz=str(self._clock.zone))))
+        table = pa.Table.from_pandas(frame.reset_index(), schema=zoned, preserve_index=False)
         kept = self._parted.rows.table()
         kept = kept.filter(pc.not_equal(kept["group"], "healed"))
         for side in SIDES:
@@ -244,7 +247,7 @@ class Comparison(Mapping[str, Difference]):
         group, paths (that differ at the end); of the first event after which they differ: version, event_type, event_id, recorded_at, at, and
         parted (the paths that differ there); problem (of a key that failed).
         """
-        zone = self._clock.tz or dt.UTC
+        zone = self._clock.zone
         frame = pd.DataFrame([self._row(one) for one in self.values()], columns=list(_FRAME.names)).set_index("aggregate_id")
         frame.index = frame.index.astype("str")
         frame["version"] = frame["version"].astype("Int64")
@@ -273,7 +276,7 @@ class Comparison(Mapping[str, Difference]):
                 row["version"],
                 row["event_id"],
                 row["event_type"],
-                row["recorded_at"] and row["recorded_at"].astimezone(self._clock.tz or dt.UTC),
+                row["recorded_at"] and row["recorded_at"].astimezone(self._clock.zone),
                 where,
                 unpack_changes(row["changes"]),
             )
@@ -333,7 +336,7 @@ class Comparison(Mapping[str, Difference]):
         said += [f"{self.undecodable:,} undecodable records in range"] if self.undecodable else []
         said += [f"without {without}"] if (without := self.selection.cut.without) else []
         until = self.selection.cut.label if self.selection.happened_until is None else "as happened"
-        return f"{total:,} {self.left.aggregate} keys from {self.steps:,} steps, {until or 'by a cut'}: {', '.join(said)}"
+        return f"{many(total, f'{self.left.aggregate} key')} from {many(self.steps, 'step')}, {until or 'by a cut'}: {', '.join(said)}"
 
     def __repr__(self) -> str:
         return visible(f"<Comparison of {self._names[0]} with {self._names[1]}: {self._said()}>")
@@ -401,8 +404,9 @@ def compare(
     keys: Sequence[str] | None = None,
     ended: bool = False,
     on_rows: Callable[[int], None] = lambda count: None,
+    say: Callable[[str], None] = lambda notice: None,
 ) -> Comparison:
-    """Fold both in one pass. Raises `ProjectionError` if they fold different aggregates, and what `replay.plan` raises."""
+    """Fold both in one pass; `say` hears of keys that no captured event belongs to. Raises `ProjectionError` if they fold different aggregates, and what `replay.plan` raises."""
     if left.aggregate != right.aggregate:
         raise ProjectionError(
             f"{left.name!r} folds {left.aggregate!r} and {right.name!r} folds {right.aggregate!r}; two projections are compared over one aggregate"
@@ -412,4 +416,7 @@ def compare(
             f"{left.name!r} and {right.name!r} are keyed differently, or fold other topics; two projections are compared over the same keys"
         )
     plans = [replay.plan(events, one, selection, keys=keys, ended=ended) for one in (left, right)]
-    return Comparison(events, (left, right), selection, clock, part(plans[0], plans[1], on_rows=on_rows))
+    parted = part(plans[0], plans[1], on_rows=on_rows)
+    for notice in replay.unknown_keys(plans[0], lambda key: any(kept.find(key) is not None for kept in (parted.equal, parted.rows))):
+        say(notice)
+    return Comparison(events, (left, right), selection, clock, parted)

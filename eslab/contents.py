@@ -15,6 +15,7 @@ from eslab.events import Manifest, Suspect, TopicCounts
 from eslab.model import Life
 from eslab.sources import CONSUMER_OFFSETS, Hole
 from eslab.views import tables
+from eslab.wording import many
 
 __all__ = ["Gaps", "Info", "Snapshot", "span", "told_of"]
 
@@ -45,7 +46,7 @@ def told_of(life: Life, suspect: Suspect) -> str:
     )
     return (
         f"{topic}[{partition}]: a clock ran up to {suspect.ahead_ms / 60_000:.1f} min ahead at offsets {suspect.start}–{suspect.next - 1}{f' ({whom})' if whom else ''}; "
-        f"{suspect.shadowed:,} records stand in its shadow. To mend it: lab.distrust({by}topic={topic!r}, partition={partition}, offsets=({suspect.start}, {suspect.next}))"
+        f"{many(suspect.shadowed, 'record')} {'stands' if suspect.shadowed == 1 else 'stand'} in its shadow. To mend it: lab.distrust({by}topic={topic!r}, partition={partition}, offsets=({suspect.start}, {suspect.next}))"
     )
 
 
@@ -61,11 +62,11 @@ class Snapshot:
     def __repr__(self) -> str:
         fresh = {name: count - self.before[name] for name, count in self.counts.items()}
         notes = [
-            f"{fresh[name]:,} {word}"
-            for name, word in (("undecodable", "undecodable"), ("unassigned", "without an aggregate's id"), ("tombstones", "tombstones"))
+            many(fresh["tombstones"], "tombstone") if name == "tombstones" else f"{fresh[name]:,} {word}"
+            for name, word in (("undecodable", "undecodable"), ("unassigned", "without an aggregate's id"), ("tombstones", ""))
             if fresh[name] > 0
         ]
-        return f"<Snapshot of {self.url}: {self.captured:,} records captured{', of them ' + ', '.join(notes) if notes else ''}; {self.counts['records']:,} in the lab>"
+        return f"<Snapshot of {self.url}: {many(self.captured, 'record')} captured{', of them ' + ', '.join(notes) if notes else ''}; {self.counts['records']:,} in the lab>"
 
     def _repr_html_(self) -> str:
         return f"<p>{tables.escape(repr(self).strip('<>'))}</p>"
@@ -115,7 +116,7 @@ class Info:
         }
         covered = span(self.manifest)
         times = f"{self.clock.show(covered[0])} to {self.clock.show(covered[1])}" if covered else "no times"
-        head = f"<Lab {self.path}: {total['records']:,} records, {total['events']:,} events, {len(self.manifest.topics)} topics, {times}, {self.gaps:,} gaps, {tables.size(self.bytes)}>"
+        head = f"<Lab {self.path}: {many(total['records'], 'record')}, {many(total['events'], 'event')}, {many(len(self.manifest.topics), 'topic')}, {times}, {many(self.gaps, 'gap')}, {tables.size(self.bytes)}>"
         lines = [f"  {topic}: {_told(topic, counts)}" for topic, counts in self.manifest.topics.items()]
         aggregates = ", ".join(self.manifest.aggregates) or "none (name one in lab.toml)"
         return "\n".join([head, *lines, f"  aggregates: {aggregates}", *(f"  suspect clock: {notice}" for notice in self.notices)])
@@ -136,8 +137,10 @@ class Info:
 def _told(topic: str, counts: TopicCounts) -> str:
     if topic == CONSUMER_OFFSETS:
         odd = f", {counts.malformed:,} malformed" if counts.malformed else ""
-        return f"{counts.records:,} records, {counts.commits:,} commits of consumer groups{odd}"
-    return f"{counts.records:,} records, {counts.events:,} events" + (f", {counts.undecodable:,} undecodable" if counts.undecodable else "")
+        return f"{many(counts.records, 'record')}, {many(counts.commits, 'commit')} of consumer groups{odd}"
+    return f"{many(counts.records, 'record')}, {many(counts.events, 'event')}" + (
+        f", {counts.undecodable:,} undecodable" if counts.undecodable else ""
+    )
 
 
 class Gaps:
@@ -160,7 +163,7 @@ class Gaps:
 
     def __repr__(self) -> str:
         causes = self.df().groupby("cause")["offsets"].agg(["count", "sum"])
-        said = ", ".join(f"{row['count']:,} by {cause} ({row['sum']:,} offsets)" for cause, row in causes.iterrows())
+        said = ", ".join(f"{row['count']:,} by {cause} ({many(int(row['sum']), 'offset')})" for cause, row in causes.iterrows())
         return f"<Gaps: {said or 'none'}>"
 
     def _repr_html_(self) -> str:

@@ -181,7 +181,7 @@ def at_offsets(events: Events, told: Mapping[str, Mapping[int, int]]) -> Cut:
 def at_group(events: Events, samples: pa.Table, group: str, moment: dt.datetime | None, clock: Clock) -> Cut:
     """Up to where a consumer group had committed by a moment (None: its last known commits). A lower bound: commits lag the work.
 
-    `samples` are `positions.SAMPLES`. Known is the newest of each partition until then, or a commit before then that only a later one tells. Partitions that it had committed
+    `samples` are `samples.SAMPLES`. Known is the newest of each partition until then, or a commit before then that only a later one tells. Partitions that it had committed
     nothing on are excluded. Raises `UnknownGroup` for a group without samples, `MomentError` before its first one.
     """
     told = of_group(samples, group)

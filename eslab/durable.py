@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eslab.errors import DiskFull
 
-__all__ = ["commit_file", "disk_full", "enough_disk", "no_space", "replace_file"]
+__all__ = ["commit_file", "disk_full", "enough_disk", "no_space", "replace_file", "sync"]
 
 
 def commit_file(temporary: Path, final: Path) -> None:
@@ -18,20 +18,21 @@ def commit_file(temporary: Path, final: Path) -> None:
 
     Raises `FileExistsError` if the name is taken.
     """
-    _sync(temporary)
+    sync(temporary)
     os.link(temporary, final)
-    _sync(final.parent)
+    sync(final.parent)
     temporary.unlink()
 
 
 def replace_file(temporary: Path, final: Path) -> None:
     """Put a finished file in the place of another: at every moment the one or the other stands there whole."""
-    _sync(temporary)
+    sync(temporary)
     os.replace(temporary, final)  # noqa: PTH105 - the tests of crashes count the steps of os
-    _sync(final.parent)
+    sync(final.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have what was written to a file, or which names a folder has, on disk."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

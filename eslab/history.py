@@ -23,6 +23,7 @@ from eslab.folding import FOLD_COLUMNS, Rows, apply, events_of
 from eslab.model import EACH, Coordinates, Cut, Event, Path, Selection, format_path, pack_state, parse_path
 from eslab.projection import Projection
 from eslab.views import tables
+from eslab.wording import many
 
 if TYPE_CHECKING:
     from eslab.views.stepper import Stepper
@@ -138,7 +139,7 @@ class History(Sequence[Step]):
         position = at + len(self) if at < 0 else at
         if not 0 <= position < len(self):
             raise VersionOutOfRange(
-                f"{self.aggregate} {self.aggregate_id} has {len(self)} steps, h[0] to h[{len(self) - 1}]; there is no h[{at}]"
+                f"{self.aggregate} {self.aggregate_id} has {many(len(self), 'step')}, h[0] to h[{len(self) - 1}]; there is no h[{at}]"
             )
         return self._step(position, self._state_at(position))
 
@@ -477,7 +478,7 @@ def _partial(events: Events, rows: Rows, cut: Cut) -> str:
         return ""
     here = dict.fromkeys(zip(rows.list("topic"), rows.list("partition_id"), rows.list("incarnation"), strict=True))
     return "; ".join(
-        f"{topic}[{partition}] lacks {count:,} offsets in {first}–{next_ - 1} ({cause})"
+        f"{topic}[{partition}] lacks {many(count, 'offset')} in {first}–{next_ - 1} ({cause})"
         for topic, partition, incarnation in here
         for cause, (count, first, next_) in lossy.get((topic, partition, incarnation), {}).items()
     )

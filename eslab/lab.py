@@ -36,6 +36,7 @@ from eslab.positions import read_samples
 from eslab.progress import Bar
 from eslab.projection import MergeProjection, Projection, SqlProjection
 from eslab.replay import ReplayPlan
+from eslab.samples import merge_samples
 from eslab.search import Found, find_anything
 from eslab.segments import Log
 from eslab.sources import Source, TopicPartition
@@ -47,6 +48,7 @@ from eslab.transactions import waiting
 from eslab.upcasters import Upcasters
 from eslab.upcasting import Rehearsal, rehearse
 from eslab.watching import Watch
+from eslab.wording import read_length
 from eslab.world import World
 
 __all__ = ["Lab"]
@@ -117,7 +119,7 @@ class Lab:
                 again = self._following(planned, bar) if follow else None
                 for _ in capture(source, self._log, first, again=again, on_chunk=bar.chunk, say=self._say):
                     pass
-            merge(self._log)
+            self._merge()
             self._build(progress=progress)
             for notice in waiting(self._log.lives()):
                 self._say(notice)
@@ -140,14 +142,22 @@ class Lab:
         Kafka source. Raises `SourceError`, `DiskFull`.
         """
         asked = None if groups is None else {groups} if isinstance(groups, str) else set(groups)
-        every_s = watching.seconds(every)
-        event, for_s = (
-            (stop, None) if isinstance(stop, threading.Event) else (threading.Event(), None if stop is None else watching.seconds(stop))
-        )
+        every_s, event, for_s = read_length(every, name="every").s, threading.Event(), None
+        if isinstance(stop, threading.Event):
+            event = stop
+        elif stop is not None:
+            for_s = read_length(stop, name="stop").s
         with open_groups(url, patience_s=every_s, **settings) as source, Bar("watching", unit="samples", shown=progress) as bar:
-            (self.path / "log").mkdir(parents=True, exist_ok=True)  # what makes a folder a lab
             return watching.watch(
-                self.path, url, lambda: source.positions(asked), every_s=every_s, stop=event, for_s=for_s, say=self._say, on_poll=bar.count
+                self.path,
+                url,
+                lambda: source.positions(asked),
+                every_s=every_s,
+                stop=event,
+                for_s=for_s,
+                say=self._say,
+                on_poll=bar.count,
+                on_file=self._merge_samples,
             )
 
     def distrust(
@@ -185,13 +195,24 @@ class Lab:
                     self._say(notice)
             told.update(todo.news)
             if not todo.parts or time.monotonic() - built > REBUILD_S:
-                merge(self._log)
+                self._merge()
                 self._build()
                 built = time.monotonic()
             bar.more(todo.offsets)
             return todo
 
         return again
+
+    def _merge(self) -> None:
+        """Make few large files of many small ones. The caller holds the writer's lock."""
+        merge(self._log)
+        merge_samples(self.path)
+
+    def _merge_samples(self) -> None:
+        """The same for a watch, which holds no lock: where a capture runs, that one merges."""
+        if not is_writing(self.path):
+            with contextlib.suppress(LabBusy), writer_lock(self.path):
+                merge_samples(self.path)
 
     # --- the events as they are now
 
@@ -383,6 +404,9 @@ class Lab:
         todo = replay.plan(events, chosen, selection, keys=keys, ended=ended)
         with Bar(f"replaying {chosen.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
             world = replay.run(todo, on_rows=bar.count) if executor is None else dispatch.run(todo, executor, on_rows=bar.count)
+        failed = {failure.key for failure in world.failed}
+        for notice in replay.unknown_keys(todo, lambda key: key in failed or key in world):
+            self._say(notice)
         return self._carried(world, todo)
 
     def _carried(self, world: World, todo: ReplayPlan) -> World:
@@ -466,7 +490,9 @@ class Lab:
         selection = self._selection(events, at, clock, cut)
         total = keying.count(events, sides[0]) if keys is None else None
         with Bar(f"comparing {sides[0].name} with {sides[1].name}", total, unit="steps", shown=progress) as bar:
-            return compare.compare(events, sides[0], sides[1], selection, self._clock(), keys=keys, ended=ended, on_rows=bar.count)
+            return compare.compare(
+                events, sides[0], sides[1], selection, self._clock(), keys=keys, ended=ended, on_rows=bar.count, say=self._say
+            )
 
     def upcaster(
         self, event_type: str, *, from_version: str | int | None, to_version: str | int
@@ -495,7 +521,7 @@ class Lab:
             return rehearse(events, self._upcasters, on_rows=bar.count)
 
     def sql(self, query: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
-        """Run SQL over `events`, `history`, `records`, `gaps`, `problems` and `types."<event type>"`; `$name` takes a parameter.
+        """Run SQL over `events`, `history`, `records`, `gaps`, `problems`, `misfits` and `types."<event type>"`; `$name` takes a parameter.
 
         Returns DuckDB's relation: `.df()`, `.to_arrow_table()`. A DataFrame of the caller joins by its name. Raises `QueryError`.
         """
@@ -527,7 +553,7 @@ class Lab:
         """Where an id is known: as an aggregate's, an event's, a correlation, a causation, a trace, a record key."""
         return Found(str(anything), find_anything(self._now(), str(anything)), self._clock())
 
-    def late(self, *, min: str | dt.timedelta = MIN, topic: str | None = None) -> Late:  # noqa: A002  the word that reads best
+    def late(self, *, min: str | float | dt.timedelta = MIN, topic: str | None = None) -> Late:  # noqa: A002  the word that reads best
         """The events that arrived after their time, the latest first: those whose place in the lab's order is `min` or more after their happened_at (default: a minute)."""
         return find_late(self._now(), min, topic, self._clock())
 
@@ -535,7 +561,7 @@ class Lab:
         self,
         topics: str | Sequence[str] | None = None,
         *,
-        every: str | None = None,
+        every: str | float | dt.timedelta | None = None,
         start: str | dt.datetime | None = None,
         stop: str | dt.datetime | None = None,
     ) -> Throughput:
@@ -554,7 +580,7 @@ class Lab:
         group: str,
         *,
         topics: str | Sequence[str] | None = None,
-        every: str | None = None,
+        every: str | float | dt.timedelta | None = None,
         start: str | dt.datetime | None = None,
         stop: str | dt.datetime | None = None,
     ) -> Lag:

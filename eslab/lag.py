@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eslab import buckets, consumption
-from eslab.buckets import Every, micros, moment
+from eslab.buckets import micros, moment
 from eslab.consumption import NONE, WHY, Part, Stall, Values
 from eslab.cuts import Clock
 from eslab.errors import MomentError, UnknownTopic
@@ -24,6 +24,7 @@ from eslab.positions import of_group
 from eslab.segments import Log
 from eslab.standings import parts_of
 from eslab.views import tables
+from eslab.wording import Length, many, read_length
 
 if TYPE_CHECKING:
     from eslab.views.charts import Drawn
@@ -116,9 +117,9 @@ class Standing:
         return self.table.drop_columns(["time"])
 
     def _said(self) -> str:
-        behind = "lag unknown" if self.lag is None else f"{self.lag:,} offsets and {tables.duration(self.lag_s)} behind"
+        behind = "lag unknown" if self.lag is None else f"{many(self.lag, 'offset')} and {tables.duration(self.lag_s)} behind"
         part = (
-            f", not counting {len(self.unknown)} of {self.table.num_rows} partitions, of which it is not known"
+            f", not counting {len(self.unknown)} of {many(self.table.num_rows, 'partition')}, of which it is not known"
             if self.unknown and self.lag is not None
             else ""
         )
@@ -207,7 +208,7 @@ class Stalls(Sequence[Stall]):
         )
         seconds = [one.peak_us for one in group if one.peak_us is not None]
         far = (
-            f"at most {sum(one.peak for one in group):,} offsets"
+            f"at most {many(sum(one.peak for one in group), 'offset')}"
             + (f" and {tables.duration(max(seconds) / 1e6)}" if seconds else "")
             + " behind"
         )
@@ -258,7 +259,7 @@ class Lag:
     parts: tuple[Part, ...]
     start: dt.datetime
     stop: dt.datetime
-    every: Every
+    every: Length
     clock: Clock
     notes: tuple[str, ...] = ()
 
@@ -342,12 +343,14 @@ class Lag:
 
     # --- answers
 
-    def stalls(self, *, min_duration: str = "5m", min_lag: int = 1) -> Stalls:
+    def stalls(self, *, min_duration: str | float | dt.timedelta = "5m", min_lag: int = 1) -> Stalls:
         """When the group stood still on a partition for so long while its log went on: since when, until when, how far behind.
 
         A stall begins when something waits that is not consumed, and is over when nothing has waited for longer than a minute (or since the sample before).
         """
-        width = buckets.parse(min_duration, name="min_duration")
+        if isinstance(min_lag, bool) or not isinstance(min_lag, int) or min_lag < 1:
+            raise MomentError(f"min_lag={min_lag!r} is no number of offsets; write a whole number from 1 on")
+        width = read_length(min_duration, name="min_duration")
         low, high = micros(self.start), micros(self.stop)
         found = [stall for part in self.parts for stall in consumption.stalls(part, low, high, at_least_us=width.us, min_lag=min_lag)]
         looked_at = f"of {width.words} or longer from {self.clock.show(self.start)} to {self.clock.show(self.stop)}"
@@ -418,14 +421,14 @@ class Lag:
 
     def _said(self) -> str:
         topics = len({part.topic for part in self.parts})
-        where = f"{len(self.parts)} partition{'s' * (len(self.parts) != 1)} of {topics} topic{'s' * (topics != 1)}"
+        where = f"{many(len(self.parts), 'partition')} of {many(topics, 'topic')}"
         if self.known_since is None:
             return f"Lag of {self.group}: {where}; it has committed nothing"
         last = self.at(self.stop)
-        now = "unknown" if last.lag is None else f"{last.lag:,} offsets, {tables.duration(last.lag_s)}"
+        now = "unknown" if last.lag is None else f"{many(last.lag, 'offset')}, {tables.duration(last.lag_s)}"
         highest = self._totals.sort_by([("lag", "descending"), ("time", "ascending")]).slice(0, 1).to_pylist()[0]
         longest = self._totals.sort_by([("lag_s", "descending"), ("time", "ascending")]).slice(0, 1).to_pylist()[0]
-        peaks = f"; highest {highest['lag']:,} offsets at {self.clock.show(highest['time'])}" if highest["lag"] is not None else ""
+        peaks = f"; highest {many(highest['lag'], 'offset')} at {self.clock.show(highest['time'])}" if highest["lag"] is not None else ""
         peaks += (
             f", longest {tables.duration(longest['lag_s'])} at {self.clock.show(longest['time'])}" if longest["lag_s"] is not None else ""
         )
@@ -519,14 +522,14 @@ def open_lag(
     *,
     start: dt.datetime | None,
     stop: dt.datetime | None,
-    every: str | None,
+    every: str | float | dt.timedelta | None,
     clock: Clock,
 ) -> Lag:
     """The lag of a group on these topics (None: all that it reads), by default from its first sample to the last thing that is known.
 
     Raises `UnknownGroup`, `UnknownTopic`, and `MomentError` for a range or a width that is none.
     """
-    width = None if every is None else buckets.parse(every)
+    width = None if every is None else read_length(every, name="every")
     samples = of_group(samples, group)
     read = sorted(samples["topic"].unique().to_pylist())
     if unknown := [topic for topic in topics or () if topic not in read]:

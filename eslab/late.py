@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 from typing import Final
 
@@ -11,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eslab.cuts import Clock
-from eslab.errors import MomentError, UnknownTopic
+from eslab.errors import UnknownTopic
 from eslab.events import Events
 from eslab.sql import ORDER, table
 from eslab.views import tables
+from eslab.wording import many, read_length
 
 __all__ = ["MIN", "Late", "find_late"]
 
@@ -24,12 +24,12 @@ MIN: Final = dt.timedelta(
 SHOWN: Final = 50
 
 
-def find_late(events: Events, least: str | dt.timedelta, topic: str | None, clock: Clock) -> Late:
+def find_late(events: Events, least: str | float | dt.timedelta, topic: str | None, clock: Clock) -> Late:
     """Every event whose place in the lab's order is at least so long after its happened_at, the latest first. One scan of two columns of times.
 
     Raises `MomentError` for what is no length of time, `UnknownTopic` for a topic that the lab has not.
     """
-    length = _read_length(least)
+    length = dt.timedelta(microseconds=read_length(least, name="min", least=0).us)
     if topic is not None and topic not in events.manifest.topics:
         raise UnknownTopic(f"the lab has no topic {topic!r}; it has {', '.join(events.manifest.topics) or 'none'}")
     found = table(
@@ -44,16 +44,6 @@ def find_late(events: Events, least: str | dt.timedelta, topic: str | None, cloc
     )
 
 
-def _read_length(told: str | dt.timedelta) -> dt.timedelta:
-    length = None
-    with contextlib.suppress(ValueError, OverflowError):
-        if isinstance(told, (str, dt.timedelta)):
-            length = pd.Timedelta(told)
-    if not isinstance(length, pd.Timedelta) or length < pd.Timedelta(0):  # "" is NaT, which is no Timedelta
-        raise MomentError(f'min={told!r} is no length of time; write it like "30s", "5m" or "2h"')
-    return length.to_pytimedelta()
-
-
 class Late:
     """Events that arrived after their time, the latest first: a cut by time leaves out what `clock="happened"` counts."""
 
@@ -65,11 +55,12 @@ class Late:
 
     def arrow(self) -> pa.Table:
         """event_id, event_type, where it stands, record_key, happened_at, recorded_at, order_at, late_us."""
-        return self._rows
+        zoned = pa.timestamp("us", tz=str(self._clock.zone))
+        return self._rows.cast(pa.schema([one.with_type(zoned) if pa.types.is_timestamp(one.type) else one for one in self._rows.schema]))
 
     def df(self) -> pd.DataFrame:
         """One row per event: event_id, event_type, at, key, happened_at, recorded_at, order_at, and `late`, a timedelta."""
-        zone = self._clock.tz or dt.UTC
+        zone = self._clock.zone
         rows = self._rows.to_pylist()
         frame = pd.DataFrame(
             {
@@ -90,13 +81,9 @@ class Late:
             return tables.visible(f"<Late: no event{where} arrived {_length(self._least)} or more after its time>")
         most = dt.timedelta(microseconds=self._rows["late_us"][0].as_py())
         topics = ", ".join(f"{one['values']} {one['counts']:,}" for one in pc.value_counts(self._rows["topic"]).to_pylist())
-        suspect = (
-            f"; {self._suspects} suspect clock{'s' * (self._suspects != 1)} may make events look late: see the lab"
-            if self._suspects
-            else ""
-        )
+        suspect = f"; {many(self._suspects, 'suspect clock')} may make events look late: see the lab" if self._suspects else ""
         return tables.visible(
-            f"<Late: {len(self):,} events{where} arrived {_length(self._least)} or more after their time, by up to {_length(most)} ({topics}){suspect}>"
+            f"<Late: {many(len(self), 'event')}{where} arrived {_length(self._least)} or more after {'its' if len(self) == 1 else 'their'} time, by up to {_length(most)} ({topics}){suspect}>"
         )
 
     def _repr_html_(self) -> str:

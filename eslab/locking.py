@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -21,45 +21,96 @@ LOCK_TRIES = 10  # half a second: `is_writing` of another process holds the lock
 
 @contextlib.contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
-    """Hold the one writer's lock of a lab. Raises `LabBusy`, naming the holder, if another has it; `DiskFull` for any file that found no room."""
+    """Hold the one writer's lock of a lab. Raises `LabBusy`, naming the holder, if another has it; `DiskFull` for any file that found no room.
+
+    Where the lab's folder was made for it and an error comes before anything was committed, nothing of it stays.
+    """
     path = folder / "log" / ".writer"
+    made: list[Path] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+") as file:
-            _lock(file, folder)
-            yield
+        with _locked(path, folder, made):
+            try:
+                yield
+            except BaseException:
+                _forget(path, made)
+                raise
     except Exception as exc:
         if not no_space(exc):
             raise
         raise disk_full(folder) from exc
 
 
-def _lock(file: TextIO, folder: Path) -> None:
+def _locked(path: Path, folder: Path, made: list[Path]) -> TextIO:
+    """The lock file, locked and signed; the folders that had to be made for it are added to `made`."""
     for patience in range(LOCK_TRIES):
+        made += _make(path.parent)
+        try:
+            file = path.open("a+")
+        except FileNotFoundError:  # the holder made the folder, failed, and took it away again
+            continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
+            if _stands(file, path):
+                os.ftruncate(file.fileno(), 0)
+                signed = {"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+                os.write(file.fileno(), json.dumps(signed).encode())  # past the buffer, which would try again while the file is closed
+                return file
+            file.close()
         except BlockingIOError:
+            holder = _holder(file)
+            file.close()
             if patience == LOCK_TRIES - 1:
-                raise LabBusy(
-                    f"{folder}: {_holder(file)} is writing to this lab; wait for it, or stop it, and run the same again"
-                ) from None
+                raise LabBusy(f"{folder}: {holder} is writing to this lab; wait for it, or stop it, and run the same again") from None
             time.sleep(0.05)
-    os.ftruncate(file.fileno(), 0)
-    signed = {"pid": os.getpid(), "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    os.write(file.fileno(), json.dumps(signed).encode())  # past the buffer, which would try again while the file is closed
+        except BaseException:
+            file.close()
+            raise
+    raise LabBusy(f"{folder}: its lock file keeps going away; is another process making and removing this lab? Run the same again")
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make the folder, and return it and those above it that were not there: the outermost first."""
+    if folder.is_dir():
+        return []
+    made = _make(folder.parent)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return made
+    return [*made, folder]
+
+
+def _stands(file: TextIO, path: Path) -> bool:
+    """Whether the open file is the one of this name still."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _forget(path: Path, made: Sequence[Path]) -> None:
+    """Remove the lock file and the empty folders of a lab that was made for nothing. The caller holds the lock."""
+    if path.parent not in made:
+        return
+    for folder, _, _ in os.walk(path.parent, topdown=False):
+        with contextlib.suppress(OSError):
+            Path(folder).rmdir()
+    if [one.name for one in path.parent.iterdir()] == [path.name]:
+        path.unlink()
+    for one in reversed(made):
+        with contextlib.suppress(OSError):
+            one.rmdir()
 
 
 def is_writing(folder: Path) -> bool:
     """Whether some process holds the writer's lock now."""
-    path = folder / "log" / ".writer"
-    if not path.exists():
-        return False
-    with path.open("a+") as file:
-        try:
+    try:
+        with (folder / "log" / ".writer").open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
     return False
 
 

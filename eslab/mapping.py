@@ -25,6 +25,7 @@ from eslab.decode.envelopes import ENVELOPES, Envelope, describe, read_envelope
 from eslab.errors import ConfigError
 from eslab.model import EACH, Path, dumps, format_path, loads, parse_path
 from eslab.sources import CONSUMER_OFFSETS
+from eslab.wording import many
 
 __all__ = ["Distrust", "Mapping", "TopicMapping", "first_id", "infer", "read_mapping", "write_distrust", "write_topic"]
 
@@ -251,14 +252,14 @@ def infer(topic: str, sample: Iterable[tuple[bytes | None, bytes | None]]) -> tu
     if clear:
         path = ranked[0][2]
         aggregate = _aggregate(topic, str(path[-1]))
-        said = f"topic {topic}: inferred the {envelope.name} envelope and aggregate {aggregate!r} by {format_path(path)} (equals the record key in {-ranked[0][0]} of {keyed} events); change it in lab.toml"
+        said = f"topic {topic}: inferred the {envelope.name} envelope and aggregate {aggregate!r} by {format_path(path)} (equals the record key in {-ranked[0][0]} of {many(keyed, 'event')}); change it in lab.toml"
         return TopicMapping(envelope, ((aggregate, path),)), [], said
     options = sorted(present, key=lambda path: (-equal[path], -present[path], format_path(path)))[:8]
     remarks = [
         "no id field equals the record keys clearly; candidates (keep those that are right):" if options else "no field looks like an id"
     ]
     remarks += [
-        f"{{ name = {dumps(_aggregate(topic, str(path[-1]))).decode()}, id = {dumps(format_path(path)).decode()} }}  # in {present[path]} of {payloads} events, equals the key in {equal[path]}"
+        f"{{ name = {dumps(_aggregate(topic, str(path[-1]))).decode()}, id = {dumps(format_path(path)).decode()} }}  # in {present[path]} of {many(payloads, 'event')}, equals the key in {equal[path]}"
         for path in options
     ]
     said = f"topic {topic}: no field is clearly the id of an aggregate" + (

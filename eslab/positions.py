@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import os
-import uuid
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from eslab.decode import LATEST_MS
 from eslab.decode.consumer_offsets import NONE, CommitReader, Commits
-from eslab.durable import enough_disk
 from eslab.errors import UnknownGroup
+from eslab.samples import SAMPLES, read_files
 from eslab.segments import Log, reaches
 from eslab.sources import CONSUMER_OFFSETS, TopicPartition
 
-__all__ = ["SAMPLES", "DecodedCommits", "by_time", "of_group", "read_commits", "read_samples", "write_samples"]
-
-_TIME = pa.timestamp("us", tz="UTC")
-
-_FIELDS: list[pa.Field[Any]] = [
-    pa.field("group", pa.string(), nullable=False),
-    pa.field("topic", pa.string(), nullable=False),
-    pa.field("partition", pa.int32(), nullable=False),
-    pa.field("committed", pa.int64()),
-    pa.field("log_start", pa.int64()),
-    pa.field("log_end", pa.int64()),
-    pa.field("sampled_at", _TIME, nullable=False),
-    pa.field("committed_at", _TIME),
-    pa.field("origin", pa.string(), nullable=False),
-]
-SAMPLES = pa.schema(_FIELDS)
-"""One row: where a group stood on a partition at one moment.
-
-`committed` is the next offset the group will read (null: it has committed none), `committed_at` when it said so (null: unknown).
-`log_start` and `log_end` bound the partition then (null: not asked). `origin` is demo, watch or commits.
-"""
+__all__ = ["DecodedCommits", "by_time", "of_group", "read_commits", "read_samples"]
 
 
 def of_group(samples: pa.Table, group: str) -> pa.Table:
@@ -54,55 +28,13 @@ def of_group(samples: pa.Table, group: str) -> pa.Table:
     return samples.filter(pc.equal(samples["group"], group))
 
 
-def write_samples(folder: str | Path, table: pa.Table) -> Path:
-    """Commit the samples as one new file under `folder`/samples and return it; the file is there whole or not at all.
-
-    It is named by its first `sampled_at`, with a number behind where that name is taken. Raises `ValueError` without rows,
-    or with columns other than `SAMPLES`.
-    """
-    if not table.num_rows:
-        raise ValueError("there are no samples to write")
-    table = table.select(SAMPLES.names).cast(SAMPLES)
-    first: dt.datetime = pc.min(table["sampled_at"]).cast(pa.timestamp("s", tz="UTC"), safe=False).as_py()
-    samples = Path(folder) / "samples"
-    samples.mkdir(parents=True, exist_ok=True)
-    temporary = samples / f".{uuid.uuid4().hex}.tmp"
-    try:
-        with enough_disk(temporary), temporary.open("xb") as file:
-            pq.write_table(table, file, compression="zstd", compression_level=1)
-            file.flush()
-            os.fsync(file.fileno())
-        return _link(temporary, samples, f"{first:%Y%m%dT%H%M%SZ}")
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _link(temporary: Path, folder: Path, name: str) -> Path:
-    """Give the file the first free of `name`, `name-1`, ...: a link, for a rename would replace what stands there."""
-    for nth in count():
-        path = folder / f"{name}{f'-{nth}' if nth else ''}.parquet"
-        try:
-            path.hardlink_to(temporary)
-        except FileExistsError:
-            continue
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        return path
-    raise AssertionError("count() does not end")
-
-
 def read_samples(folder: str | Path, log: Log | None = None) -> pa.Table:
     """Every known sample of the lab in `folder`, by time, group, topic and partition: what stands in samples/, and the commits that its log holds.
 
     An empty table where there is none. `log` is the lab's, where the caller has read its footers already. Decodes all captured commits: 1 M in about a second.
     """
-    folder = Path(folder)
-    files = sorted((folder / "samples").glob("*.parquet"))
-    tables = [pq.ParquetFile(file).read().select(SAMPLES.names).cast(SAMPLES) for file in files]  # 1 ms a file, where read_table takes 1.6
-    return by_time(pa.concat_tables([SAMPLES.empty_table(), *tables, read_commits(log or Log(folder / "log")).samples]))
+    commits = read_commits(log or Log(Path(folder) / "log")).samples
+    return by_time(pa.concat_tables([SAMPLES.empty_table(), *read_files(folder), commits]))
 
 
 def by_time(samples: pa.Table) -> pa.Table:
@@ -184,8 +116,8 @@ def _as_samples(commits: Commits, kept: np.ndarray) -> pa.Table:
         "committed": pa.array(offset, mask=offset == NONE),
         "log_start": pa.nulls(size, pa.int64()),
         "log_end": pa.nulls(size, pa.int64()),
-        "sampled_at": pa.array(sampled_ms * 1000).cast(_TIME),
-        "committed_at": pa.array(commit_ms * 1000, mask=commit_ms == NONE).cast(_TIME),
+        "sampled_at": pa.array(sampled_ms * 1000).cast(SAMPLES.field("sampled_at").type),
+        "committed_at": pa.array(commit_ms * 1000, mask=commit_ms == NONE).cast(SAMPLES.field("sampled_at").type),
         "origin": pa.repeat("commits", size),
     }
     samples = pa.table(columns, schema=SAMPLES)

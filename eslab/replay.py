@@ -23,11 +23,13 @@ from eslab.model import AGGREGATE, Event, Selection
 from eslab.projection import Projection
 from eslab.sql import undecodable
 from eslab.views import tables
+from eslab.wording import many
 from eslab.world import World, WorldBuilder
 
-__all__ = ["Folding", "Part", "ReplayPlan", "fold", "last_event", "may_miss", "plan", "run", "slices"]
+__all__ = ["Folding", "Part", "ReplayPlan", "fold", "last_event", "may_miss", "plan", "run", "slices", "unknown_keys"]
 
 SAMPLE: Final = 16  # keys that are folded to tell how long all of them will take; of a whole world it is a slice of rows
+SHOWN: Final = 5  # keys that a notice names
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class ReplayPlan:
     """Only the keys between two, for one part of a replay."""
 
     def __repr__(self) -> str:
-        what = f"{len(self.keys):,} keys" if self.keys is not None else "every key"
-        told = f"{self.projection.name} over {what} of {self.projection.aggregate}: {self.rows:,} rows in {self.files:,} files"
+        what = many(len(self.keys), "key") if self.keys is not None else "every key"
+        told = f"{self.projection.name} over {what} of {self.projection.aggregate}: {many(self.rows, 'row')} in {many(self.files, 'file')}"
         return tables.visible(f"<ReplayPlan {told}{'' if self.seconds is None else f', about {_shown(self.seconds)}'}>")
 
     def _repr_html_(self) -> str:
@@ -135,6 +137,18 @@ def fold(todo: ReplayPlan, parts: Iterable[Slice], *, on_rows: Callable[[int], N
 def slices(todo: ReplayPlan) -> Iterator[Slice]:
     """The rows to fold, every key's in order, one key after another."""
     return keying.scan(todo.events, todo.projection, FOLD_COLUMNS, todo.selection, todo.keys, todo.between)
+
+
+def unknown_keys(todo: ReplayPlan, seen: Callable[[str], bool]) -> Iterator[str]:
+    """One word on the keys that were asked for and that no captured event belongs to, if there are any. Looks up those that were not `seen`."""
+    if todo.projection.key is not AGGREGATE:
+        return  # these are told by a scan of everything alone
+    aggregate, everything = todo.projection.aggregate, Selection(todo.events.cut)
+    unseen = (key for key in todo.keys or () if not seen(key))
+    unknown = [key for key in unseen if not todo.events.lookup(aggregate, key, (), everything).table.num_rows]
+    if unknown:
+        named = ", ".join(map(repr, unknown[:SHOWN])) + (f" and {len(unknown) - SHOWN:,} more" if len(unknown) > SHOWN else "")
+        yield f"no captured event belongs to {many(len(unknown), f'{aggregate} key')} that keys= names: {named}"
 
 
 class Folding:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from eslab.durable import commit_file, enough_disk
 from eslab.errors import CorruptLog
+from eslab.segments import DAMAGED
 
 __all__ = [
     "KEY",
@@ -81,7 +82,7 @@ class RunFile:
         try:
             self._file = pq.ParquetFile(path)  # read, not mapped: mapped pages would count as the process's memory, and grow with the lab
             index = msgspec.json.decode(self._file.metadata.metadata[_INDEX], type=_Index)
-        except (OSError, pa.ArrowException, KeyError, TypeError, msgspec.MsgspecError) as exc:
+        except (*DAMAGED, KeyError, TypeError, msgspec.MsgspecError) as exc:
             raise CorruptLog(
                 f"{path}: a derived file is missing or damaged ({exc}); delete the folder events/ and it is built again from the log"
             ) from exc
@@ -94,7 +95,7 @@ class RunFile:
     def read(self, begin: int, end: int, columns: Sequence[str] | None) -> pa.Table:
         try:
             return self._file.read_row_groups(list(range(begin, end)), columns=columns, use_threads=end - begin > 1)
-        except (OSError, pa.ArrowException) as exc:
+        except DAMAGED as exc:
             raise CorruptLog(
                 f"{self.path}: a derived file is damaged ({exc}); delete the folder events/ and it is built again from the log"
             ) from exc

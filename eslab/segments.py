@@ -24,6 +24,7 @@ from eslab.model import Life
 from eslab.sources import RECORDS, Hole, Marker
 
 __all__ = [
+    "DAMAGED",
     "Footer",
     "Log",
     "OpenTransaction",
@@ -40,6 +41,8 @@ __all__ = [
 
 FORMAT_VERSION = 1
 DEPTH = 3  # topic, partition, incarnation
+DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError)
+"""What pyarrow raises for a Parquet file that is none, or that is damaged: the last where the name of a column is."""
 LOSSY = frozenset({"compaction", "retention", "not requested", "unknown"})
 """The causes of holes that may have held records; transaction markers and aborted data never were events."""
 
@@ -104,7 +107,7 @@ class Segment:
                 for at in range(file.num_row_groups):
                     if within is None or _meet(file.read_row_group(at, columns=["offset"])["offset"], within):
                         yield file.read_row_group(at, columns=columns)
-        except (OSError, pa.ArrowException) as exc:
+        except DAMAGED as exc:
             raise CorruptLog(f"{self.path}: cannot be read ({exc}); run `eslab verify` to see which histories it touches") from exc
 
 
@@ -252,7 +255,7 @@ def read_footer(path: Path) -> Footer:
     try:
         told = (pq.read_metadata(path).metadata or {})[b"eslab"]
         footer = msgspec.json.decode(told, type=Footer)
-    except (OSError, pa.ArrowException, KeyError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (*DAMAGED, KeyError, msgspec.MsgspecError) as exc:
         raise CorruptLog(
             f"{path}: no segment of eslab, or a damaged one ({exc}); run `eslab verify`, restore the file or move it away"
         ) from exc
@@ -264,7 +267,7 @@ def read_footer(path: Path) -> Footer:
 
 
 def self_checksum(told: bytes) -> int:
-    """Of a footer's JSON as it stands, so that a field which a later eslab adds does not change it."""
+    """CRC-32C of a footer's JSON as it stands, with a 0 in its last field's place: a field that a later eslab adds does not change it."""
     head, name, _ = told.rpartition(b'"self_checksum":')
     return int(crc32c.crc32c(head + name + b"0}"))
 

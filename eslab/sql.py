@@ -5,6 +5,7 @@ history             one row per (aggregate, step), with its version
 records             what the broker held, every incarnation
 gaps                every range of offsets without records, and why
 problems            one row per undecodable record, with the reason
+misfits             how many values of each typed column did not fit it, and so are null there
 types."OrderCreated"  one relation per event type, a typed column per field of its data
 order_as_of(TIMESTAMPTZ '...')  for each aggregate: aggregate_id, version and state of every key as of a moment
 """
@@ -125,6 +126,7 @@ def statements(events: Events, log: Log, *, selection: Selection | None = None, 
         else "create view gaps as select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as start_offset, 0::bigint as next_offset, ''::varchar as cause where false",
         "create schema types",
     ]
+    out.append(f"create view misfits as {_misfits(events.manifest.types)}")
     names = _distinct_names(events.manifest.types, set())
     mapping = read_mapping(events.folder)
     out += [
@@ -207,9 +209,43 @@ def _typed(event_type: str, fields: dict[str, str]) -> str:
     columns = [*_ENVELOPE]
     for field, kind in fields.items():
         path = literal(json_path((field,)))
-        found = f"data -> {path}" if kind in ("JSON", "NULL") else f"data ->> {path}"
-        columns.append(f"{found if kind in ('JSON', 'NULL', 'VARCHAR') else f'try_cast({found} as {kind})'} as {identifier(names[field])}")
+        columns.append(f"{_fitting(f'data -> {path}' if kind in _WHOLE else f'data ->> {path}', kind)} as {identifier(names[field])}")
     return f"select {', '.join(columns)} from main.events where event_type = {literal(event_type)}"
+
+
+_WHOLE = ("JSON", "NULL")
+"""Types of columns that are JSON as it stands."""
+
+
+def _fitting(text: str, kind: str) -> str:
+    """A value as this type, null where it does not fit: DuckDB's own casts make 2 of 1.5, and true of "yes"."""
+    if kind in (*_WHOLE, "VARCHAR"):
+        return text
+    if kind == "BOOLEAN":
+        return f"case {text} when 'true' then true when 'false' then false end"
+    cast = f"try_cast({text} as {kind})"
+    if kind == "DOUBLE":
+        return f"case when isfinite({cast}) then {cast} end"
+    digits = r"-?\d+" if kind in ("BIGINT", "HUGEINT") else r"-?\d+(\.\d+)?"
+    return f"case when regexp_full_match({text}, '{digits}') then {cast} end"
+
+
+def _misfits(types: Mapping[str, Mapping[str, str]]) -> str:
+    """One scan of the events for each type of column, however many columns there are."""
+    by_kind: dict[str, list[str]] = {}
+    for event_type, fields in sorted(types.items()):
+        for field, kind in fields.items():
+            if kind not in (*_WHOLE, "VARCHAR"):
+                by_kind.setdefault(kind, []).append(f"({literal(event_type)}, {literal(field)}, {literal(json_path((field,)))})")
+    parts = [
+        f"""select held.event_type, learned.field, {literal(kind)} as column_type, count(*) as misfits,
+            arg_min(topic || '/' || partition_id || '/' || record_offset, (order_at, topic, partition_id, record_offset)) as first_at
+        from main.events as held join (values {", ".join(named)}) as learned(event_type, field, path) on held.event_type = learned.event_type
+        where data ->> learned.path is not null and {_fitting("(data ->> learned.path)", kind)} is null group by all"""
+        for kind, named in sorted(by_kind.items())
+    ]
+    nothing = "select ''::varchar as event_type, ''::varchar as field, ''::varchar as column_type, 0::bigint as misfits, ''::varchar as first_at where false"
+    return " union all ".join(parts or [nothing])
 
 
 def renamed(types: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
@@ -333,7 +369,7 @@ def is_current(events: Events, name: str = "lab.duckdb") -> bool:
 
 
 def export(events: Events, log: Log, path: Path) -> None:
-    """Write events, history, records, gaps, problems and the typed relations as tables into one new, self-contained DuckDB file."""
+    """Write events, history, records, gaps, problems, misfits and the typed relations as tables into one new, self-contained DuckDB file."""
     if path.is_dir() or not path.parent.is_dir():
         raise LabError(f"{path} is {'a folder' if path.is_dir() else 'in no folder that exists'}; name a file to write, like shop.duckdb")
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
@@ -354,7 +390,9 @@ def _relations(con: duckdb.DuckDBPyConnection) -> Sequence[tuple[str, str]]:
     return con.execute("select schema_name, view_name from duckdb_views() where not internal order by all").fetchall()
 
 
-def one_line(exc: duckdb.Error, *, has: str = 'the lab has events, history, records, gaps, problems and types."..."') -> QueryError:
+def one_line(
+    exc: duckdb.Error, *, has: str = 'the lab has events, history, records, gaps, problems, misfits and types."..."'
+) -> QueryError:
     """DuckDB's word on a statement, as our error: its first line, and where to look."""
     first, *rest = str(exc).strip().splitlines()
     hint = next((line.strip() for line in rest if line.startswith(("Candidate", "Did you mean", "LINE"))), "")

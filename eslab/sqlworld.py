@@ -19,6 +19,7 @@ from eslab.quoting import identifier
 from eslab.segments import Log
 from eslab.sql import as_of_names, bounded, connect, one_line, rows, undecodable
 from eslab.views import tables
+from eslab.wording import many
 
 __all__ = ["SqlWorld", "evaluate", "register"]
 
@@ -54,8 +55,8 @@ class SqlWorld:
         return frame
 
     def __repr__(self) -> str:
-        said = [f"{len(self):,} row{'s' * (len(self) != 1)}", self.selection.cut.label]
-        said += [f"{self.undecodable:,} undecodable records in range"] if self.undecodable else []
+        said = [many(len(self), "row"), self.selection.cut.label]
+        said += [f"{many(self.undecodable, 'undecodable record')} in range"] if self.undecodable else []
         said += [f"without {without}"] if (without := self.selection.cut.without) else []
         said += [f"records of {', '.join(self.partial)} are missing"] if self.partial else []
         return tables.visible(f"<{self.projection.name} v{self.projection.version} in SQL: {', '.join(one for one in said if one)}>")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eslab import buckets
-from eslab.buckets import Every, micros
+from eslab.buckets import micros
 from eslab.cuts import Clock
 from eslab.errors import MomentError, UnknownTopic
 from eslab.events import Events
@@ -22,6 +22,7 @@ from eslab.mapping import Distrust
 from eslab.segments import LOSSY, Log
 from eslab.sql import connect, literal, rows
 from eslab.views import tables
+from eslab.wording import Length, many, read_length
 
 if TYPE_CHECKING:
     from eslab.views.charts import Drawn
@@ -42,7 +43,7 @@ class Throughput:
     table: pa.Table
     """time (when the bucket begins), topic, records, bytes: one row per bucket and topic, by both."""
     topics: tuple[str, ...]
-    every: Every
+    every: Length
     clock: Clock
     notes: tuple[str, ...] = ()
 
@@ -94,7 +95,7 @@ class Throughput:
         records = self._matrix("records").sum(axis=1)
         top, last = int(records.argmax()), len(records) - 1
         return (
-            f"Throughput: {records.sum():,} records, {tables.size(self._matrix('bytes').sum())} in {len(self.topics)} topics, per {self.every.words} "
+            f"Throughput: {many(int(records.sum()), 'record')}, {tables.size(self._matrix('bytes').sum())} in {many(len(self.topics), 'topic')}, per {self.every.words} "
             f"from {self.clock.show(self._time(0))} to {self.clock.show(self._time(last))}; most {records[top]:,} at {self.clock.show(self._time(top))}"
         )
 
@@ -120,7 +121,7 @@ def open_throughput(
     distrust: Sequence[Distrust],
     topics: Sequence[str] | None,
     *,
-    every: str | None,
+    every: str | float | dt.timedelta | None,
     start: dt.datetime | None,
     stop: dt.datetime | None,
     clock: Clock,
@@ -130,7 +131,7 @@ def open_throughput(
     A record counts at its own timestamp; one without a usable timestamp or with a distrusted clock, at its order_at. Reads keys and values of all these records.
     Raises `UnknownTopic`, and `MomentError` for a width that is none or too small.
     """
-    width = None if every is None else buckets.parse(every)
+    width = None if every is None else read_length(every, name="every")
     lives = log.lives()
     held = sorted({topic for topic, _, _ in lives})
     if unknown := [topic for topic in topics or () if topic not in held]:
@@ -222,6 +223,6 @@ def _notes(events: Events, log: Log, topics: Sequence[str]) -> tuple[str, ...]:
             lost[topic, hole.cause] = lost.get((topic, hole.cause), 0) + hole.next - hole.start
     suspects = {state.topic for state in events.manifest.lives if state.suspects and state.topic in topics}
     return (
-        *(f"{topic}: {offsets:,} offsets are not captured ({cause})" for (topic, cause), offsets in sorted(lost.items())),
+        *(f"{topic}: {many(offsets, 'offset')} not captured ({cause})" for (topic, cause), offsets in sorted(lost.items())),
         *(f"{topic}: a clock ran ahead; lab.info() says which, and how to mend it" for topic in sorted(suspects)),
     )

@@ -21,6 +21,7 @@ from eslab.errors import MomentError, ProjectionError
 from eslab.folding import Failure, Fold, Rows
 from eslab.replay import ReplayPlan, may_miss, slices
 from eslab.views import tables
+from eslab.wording import Length, read_length
 
 if TYPE_CHECKING:
     from eslab.views.charts import Drawn
@@ -38,9 +39,7 @@ _NAMED: Final = ("sum", "mean", "min", "max", "count")
 class Timeline:
     """One row per point in time: `value`, what the measures of all keys come to then, and `keys`, how many have one. Each is that of `lab.replay(..., at=time)`."""
 
-    def __init__(
-        self, table: pa.Table, name: str, every: buckets.Every, clock: Clock, failed: Sequence[Failure], notes: tuple[str, ...]
-    ) -> None:
+    def __init__(self, table: pa.Table, name: str, every: Length, clock: Clock, failed: Sequence[Failure], notes: tuple[str, ...]) -> None:
         self.table, self.name, self.every, self.clock = table, name, every, clock
         self.failed, self.notes = tuple(failed), notes
 
@@ -87,7 +86,7 @@ def open_timeline(
     measure: Measure,
     *,
     agg: Aggregation,
-    every: str | None,
+    every: str | float | dt.timedelta | None,
     start: dt.datetime | None,
     stop: dt.datetime | None,
     span: tuple[dt.datetime, dt.datetime] | None,
@@ -107,7 +106,7 @@ def open_timeline(
         raise ProjectionError(f"agg={agg!r} is none of {', '.join(_NAMED)}, and no function of the numbers of all keys")
     if start is not None and stop is not None and stop <= start:
         raise MomentError(f"stop= ({clock.show(stop)}) must lie after start= ({clock.show(start)})")
-    width = None if every is None else buckets.parse(every)
+    width = None if every is None else read_length(every, name="every")
     low, high = (None if told is None else buckets.micros(told) for told in (start or (span and span[0]), stop or (span and span[1])))
     name = getattr(measure, "__name__", "measure").replace("<lambda>", "measure")
     name = f"{agg if isinstance(agg, str) else getattr(agg, '__name__', 'agg')} of {name} of {todo.projection.name}"

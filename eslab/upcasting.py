@@ -16,6 +16,7 @@ from eslab.folding import FOLD_COLUMNS, Rows, events_of
 from eslab.model import Coordinates, Event, Selection, pack_state
 from eslab.upcasters import Upcasters
 from eslab.views import tables
+from eslab.wording import many
 
 __all__ = ["Rehearsal", "rehearse"]
 
@@ -69,7 +70,9 @@ class Rehearsal:
             return ['no upcasters are declared; @lab.upcaster("OrderCreated", from_version="1.0", to_version="2.0") declares one']
         events, failed = sum(one.events for one in self.counts.values()), sum(one.failed for one in self.counts.values())
         upcast = sum(one.events - one.failed for one in self.counts.values() if one.way)
-        said = [f"of {events:,} events of {len(self.upcasters.types)} types {upcast:,} are upcast"]
+        said = [
+            f"of {many(events, 'event')} of {many(len(self.upcasters.types), 'type')} {upcast:,} {'is' if upcast == 1 else 'are'} upcast"
+        ]
         said += [f"{failed:,} FAILED"] if failed else []
         said += (
             [f"no upcaster knows {', '.join(f'{kind} {_shown(version)}' for kind, version in self.unknown[:SHOWN])}"]

@@ -12,11 +12,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from eslab.errors import CorruptLog
+from eslab.bookmarks import Bookmarks
+from eslab.errors import ConfigError, CorruptLog
 from eslab.events import Events, Manifest
+from eslab.mapping import read_mapping
 from eslab.model import Life
-from eslab.segments import Log, Segment, check, reaches, read_footer, uncovered
+from eslab.samples import check_samples
+from eslab.segments import DAMAGED, Log, Segment, check, reaches, read_footer, uncovered
 from eslab.views import tables
+from eslab.wording import many
 
 __all__ = ["Verification", "verify"]
 
@@ -38,12 +42,13 @@ class Problem:
 class Verification:
     """What was looked at and what is wrong with it; `ok` if nothing is.
 
-    `histories` are those that a problem touches (aggregate, aggregate_id, steps, topic, partition, first_offset, last_offset), as the sorted events know them. `notes` say
+    `samples` are files of consumer groups' positions. `histories` are those that a problem touches (aggregate, aggregate_id, steps, topic, partition, first_offset, last_offset), as the sorted events know them. `notes` say
     what could not be told.
     """
 
     segments: int
     records: int
+    samples: int
     derived: int
     problems: tuple[str, ...]
     histories: pd.DataFrame
@@ -62,8 +67,9 @@ class Verification:
         return pa.Table.from_pandas(self.df(), preserve_index=False)
 
     def __repr__(self) -> str:
-        looked = f"{self.segments:,} segments with {self.records:,} records and {self.derived:,} derived files"
-        word = "every one as it was committed" if self.ok else f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
+        looked = f"{many(self.segments, 'segment')} with {many(self.records, 'record')}, "
+        looked += f"{many(self.samples, 'sample file')} and {many(self.derived, 'derived file')}"
+        word = "every one as it was committed" if self.ok else many(len(self.problems), "problem")
         return "\n".join([f"<Verification: {looked}: {word}>", *self.problems, *self._touched(), *(f"note: {note}" for note in self.notes)])
 
     def _touched(self) -> list[str]:
@@ -83,7 +89,8 @@ class Verification:
 def verify(folder: Path, log: Log, manifest: Manifest | None, *, on_file: Callable[[], None] = lambda: None) -> Verification:
     """Check every segment's content, that none is missing between two, doubled or another log's, and that all the events were built from still stands.
 
-    A newest segment that was removed before any events were built from it leaves no trace: where nothing remembers a partition, a note says so.
+    The rest of the evidence too: every sample's content, and that lab.toml and the bookmarks can be read. A newest segment that was removed before any
+    events were built from it leaves no trace: where nothing remembers a partition, a note says so. A sample file that was removed leaves none either.
     """
     problems: list[Problem] = []
     lives: dict[Life, list[Segment]] = {}
@@ -99,16 +106,24 @@ def verify(folder: Path, log: Log, manifest: Manifest | None, *, on_file: Callab
             records += segment.footer.rows
             lives.setdefault(segment.footer.life, []).append(segment)
         on_file()
-    for life, found in lives.items():
-        problems += _chain(life, found)
-        problems += _foreign(life, found)
+    for life, held in lives.items():
+        problems += _chain(life, held)
+        problems += _foreign(life, held)
     problems += _remembered(manifest, lives)
+    samples = 0
+    for _, found in check_samples(folder):
+        samples += 1
+        problems += map(Problem, found)
+        on_file()
+    problems += _unreadable_words(folder)
     derived = [folder / "events" / name for name in _derived(manifest)]
     for path in derived:
         problems += _readable(path)
         on_file()
     told = tuple(dict.fromkeys(problem.text for problem in problems))
-    return Verification(segments, records, len(derived), told, _histories(folder, manifest, problems), tuple(_notes(manifest, lives)))
+    return Verification(
+        segments, records, samples, len(derived), told, _histories(folder, manifest, problems), tuple(_notes(manifest, lives))
+    )
 
 
 def _checked(path: Path, problems: list[Problem]) -> Segment:
@@ -120,6 +135,15 @@ def _checked(path: Path, problems: list[Problem]) -> Segment:
         found = check(segment)
     problems += [Problem(text, segment.footer.life, segment.footer.start, segment.footer.next) for text in found]
     return segment
+
+
+def _unreadable_words(folder: Path) -> Iterator[Problem]:
+    """What people wrote or named, and no checksum guards: it must be readable at least."""
+    for read in (lambda: read_mapping(folder), lambda: len(Bookmarks(folder))):
+        try:
+            read()
+        except ConfigError as exc:
+            yield Problem(str(exc))
 
 
 def _unreadable(path: Path, paths: Sequence[Path], text: str) -> Problem:
@@ -171,13 +195,15 @@ def _remembered(manifest: Manifest | None, lives: Mapping[Life, list[Segment]]) 
         segments = lives.get(state.life, [])
         held = [(reach.start, reach.next) for reach in reaches(segments)]
         place = f"{state.topic}[{state.partition}] incarnation {state.incarnation}"
-        for start, next_ in (lack for covered in state.covered for lack in uncovered(*covered, held)):
+        once = [*state.covered, (state.next, max(state.next, state.seen))]  # past an open transaction the log went on
+        for start, next_ in (lack for covered in once for lack in uncovered(*covered, held)):
             yield Problem(
                 f"{place}: offsets {start}–{next_ - 1} were captured once, and no segment holds them now", state.life, start, next_
             )
         for segment in segments:
             known = state.segments.get(segment.footer.start)
-            if known not in (None, segment.footer.self_checksum) and not segment.footer.level:
+            merged_since = any(start in state.segments for start in segment.footer.merged)  # and the events were not brought up to it yet
+            if known not in (None, segment.footer.self_checksum) and not merged_since:
                 text = f"{segment.path}: is not the segment that the events were built from"
                 yield Problem(text, state.life, segment.footer.start, segment.footer.next)
 
@@ -225,5 +251,5 @@ def _readable(path: Path) -> Iterator[Problem]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for at in range(file.num_row_groups):
                 file.read_row_group(at)
-    except (OSError, pa.ArrowException) as exc:
+    except DAMAGED as exc:
         yield Problem(f"{path}: derived file missing or damaged ({exc}); delete the folder events/ and it is built again")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,15 +13,14 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from eslab.errors import MomentError, SourceUnreachable
-from eslab.positions import SAMPLES, write_samples
+from eslab.errors import SourceUnreachable
+from eslab.samples import SAMPLES, write_samples
 from eslab.sources import GroupPosition
+from eslab.wording import many
 
-__all__ = ["Watch", "seconds", "watch"]
+__all__ = ["Watch", "watch"]
 
 FILE_S: Final = 60  # of samples in a file, and so what a killed watch loses at most
-
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +35,7 @@ class Watch:
 
     def __repr__(self) -> str:
         missed = f", {self.missed:,} missed" if self.missed else ""
-        return f"<Watch of {self.url}: {_many(self.polls, 'poll')}{missed}, {_many(self.samples, 'sample')} of {_many(len(self.groups), 'group')}>"
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def seconds(told: str | float | dt.timedelta) -> float:
-    """A length of time: seconds, or written like `500ms`, `5s`, `1m`, `2h`, `1d`. Raises `MomentError`."""
-    if isinstance(told, dt.timedelta):
-        told = told.total_seconds()
-    if isinstance(told, str) and (match := re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)", told.strip())):
-        told = float(match[1]) * _UNITS[match[2]]
-    if isinstance(told, (str, bool)) or not 0 < told < 1e9:
-        raise MomentError(f'{told!r} is no length of time; write seconds, or a number and ms, s, m, h or d: "5s", "10m"')
-    return float(told)
+        return f"<Watch of {self.url}: {many(self.polls, 'poll')}{missed}, {many(self.samples, 'sample')} of {many(len(self.groups), 'group')}>"
 
 
 def watch(
@@ -65,13 +48,14 @@ def watch(
     for_s: float | None = None,
     say: Callable[[str], None] = lambda line: None,
     on_poll: Callable[[int], None] = lambda samples: None,
+    on_file: Callable[[], None] = lambda: None,
 ) -> Watch:
-    """Ask every `every_s` seconds until `stop` is set or `for_s` have passed, and write what was told into `folder`/samples.
+    """Ask every `every_s` seconds until `stop` is set or `for_s` have passed, and write what was told into `folder`/samples; `on_file` is called after each file.
 
     What ends it, Ctrl-C or an error, writes what was told before. The first answer must come: what it raises is raised. A source that cannot be reached
     later on is asked again, said once, and what was not told is not there. Takes no lock: a capture may run at the same time.
     """
-    keeper = _Keeper(folder)
+    keeper = _Keeper(folder, on_file)
     polls = missed = 0
     away = False
     groups: set[str] = set()
@@ -103,7 +87,7 @@ def watch(
 
 def _begun(url: str, told: Sequence[GroupPosition], every_s: float) -> str:
     groups, places = {one.group for one in told}, {(one.topic, one.partition) for one in told}
-    what = f"{_many(len(groups), 'group')} on {_many(len(places), 'partition')}" if told else "no consumer group has committed anything yet"
+    what = f"{many(len(groups), 'group')} on {many(len(places), 'partition')}" if told else "no consumer group has committed anything yet"
     return f"watching {url} every {every_s:g} s: {what}"
 
 
@@ -122,8 +106,8 @@ def _ticks(every_s: float, for_s: float | None, stop: threading.Event) -> Iterat
 class _Keeper:
     """The samples of the current minute, and those before in their files."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, on_file: Callable[[], None] = lambda: None) -> None:
+        self._folder, self._on_file = folder, on_file
         self._rows: list[dict[str, Any]] = []
         self._began: dt.datetime | None = None
         self.samples = 0
@@ -152,3 +136,4 @@ class _Keeper:
             write_samples(self._folder, pa.Table.from_pylist(self._rows, schema=SAMPLES))
             self.samples += len(self._rows)
             self._rows = []
+            self._on_file()

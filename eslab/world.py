@@ -23,6 +23,7 @@ from eslab.model import Cut, Selection, pack_state, pack_states, unpack_state
 from eslab.projection import Projection
 from eslab.sql import engine, one_line
 from eslab.views import tables
+from eslab.wording import many
 
 __all__ = ["World", "WorldBuilder"]
 
@@ -179,10 +180,10 @@ class World(Mapping[str, Any]):
         return tables.visible(f"<World of {self.projection.name} v{self.projection.version}: {self._said()}>")
 
     def _said(self) -> str:
-        said = [f"{len(self):,} {self.projection.aggregate} states from {self.events:,} steps", self.selection.cut.label]
+        said = [f"{many(len(self), f'{self.projection.aggregate} state')} from {many(self.events, 'step')}", self.selection.cut.label]
         said += [f"{len(self.failed):,} FAILED, so incomplete"] if self.failed else []
         said += [f"{len(self.partial):,} partial"] if self.partial else []
-        said += [f"{self.undecodable:,} undecodable records in range"] if self.undecodable else []
+        said += [f"{many(self.undecodable, 'undecodable record')} in range"] if self.undecodable else []
         said += [f"without {without}"] if (without := self.selection.cut.without) else []
         said += [f"{self.ended:,} ended"] if self.ended else []
         return ", ".join(one for one in said if one)

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from eslab import Lab, Record
-from eslab.positions import SAMPLES, write_samples
+from eslab.samples import SAMPLES, write_samples
 from eslab.sources import Hole
 from eslab.sources.memory import MemorySource
 

@@ -1,11 +1,13 @@
 import errno
+import threading
+import time
 from dataclasses import replace
 
 import pytest
 
 from eslab.capture import capture, plan
 from eslab.errors import CorruptLog, DiskFull, LabBusy, SourceChanged
-from eslab.locking import writer_lock
+from eslab.locking import is_writing, writer_lock
 from eslab.model import Record
 from eslab.segment_writer import SegmentWriter
 from eslab.segments import Log, check
@@ -148,6 +150,50 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path):
         pass
     with writer_lock(tmp_path):
         pass
+
+
+def test_a_first_capture_that_failed_leaves_nothing_and_a_later_one_what_stood(tmp_path):
+    folder = tmp_path / "data" / "lab"
+
+    def failed():
+        with writer_lock(folder):
+            Log(folder / "log").place(("orders", 0, 0)).mkdir(parents=True)
+            raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            failed()
+        assert list(tmp_path.iterdir()) == []
+    with writer_lock(folder):
+        take(MemorySource(records(10)), Log(folder / "log"))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ZeroDivisionError), writer_lock(folder):
+        raise ZeroDivisionError
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_who_waits_for_a_first_capture_that_fails_gets_the_lock_and_not_a_file_that_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr("eslab.locking.LOCK_TRIES", 10_000)
+    folder, held = tmp_path / "lab", []
+
+    def second():
+        with writer_lock(folder):
+            held.append((is_writing(folder), (folder / "log" / ".writer").exists()))
+
+    waiting = threading.Thread(target=second)
+
+    def first():
+        with writer_lock(folder):
+            waiting.start()
+            time.sleep(0.12)  # it has tried by now
+            assert held == []
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        first()
+    waiting.join()
+    assert held == [(True, True)]
+    assert not is_writing(folder)
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_no_half_segment(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -223,6 +224,16 @@ def shop(tmp_path_factory) -> tuple[Lab, Oracle]:
     return Lab(folder, tz="Europe/Berlin", say=lambda notice: None), Oracle(folder)
 
 
+def test_times_are_in_the_labs_zone_in_every_table(shop):
+    lab, oracle = shop
+    order = next(identity for aggregate, identity in oracle.keys if aggregate == "order")
+    histories = [lab.history("order", order), lab.find(order)]
+    for one in [*histories, lab.compare(*charges(), progress=False), lab.late(), lab.lag("read-model"), lab.throughput()]:
+        zones = {field.type.tz for field in one.arrow().schema if pa.types.is_timestamp(field.type)}
+        assert zones == {"Europe/Berlin"}, one
+        assert len(one.arrow()), one
+
+
 def charges() -> tuple[Projection, Projection]:
     """Charges counted as they come, and each payment once."""
     left = Projection("charges", aggregate="order")
@@ -415,6 +426,29 @@ def test_only_the_keys_that_are_asked_for_are_compared():
     found = lab.compare(left, right, keys=["t3", "t4", "none"], progress=False)
     assert sum(found.counts.values()) == 2
     assert list(found) == ["t3"]
+
+
+def test_keys_that_no_event_has_are_told_in_one_notice_and_others_in_none():
+    lab, left, right = simple()
+    said: list[str] = []
+    lab._say = said.append
+    for ask in (lambda keys: lab.compare(left, right, keys=keys, progress=False), lambda keys: lab.replay(left, keys=keys, progress=False)):
+        ask(["t3", "t4"])
+        assert said == []
+        ask(["t3", *(f"no {number}" for number in range(7))])
+        assert said == ["no captured event belongs to 7 thing keys that keys= names: 'no 0', 'no 1', 'no 2', 'no 3', 'no 4' and 2 more"]
+        said.clear()
+        ask("none")
+        assert said == ["no captured event belongs to 1 thing key that keys= names: 'none'"]
+        said.clear()
+
+
+def test_of_keys_that_agree_nothing_is_said_to_be_marked():
+    lab, left, right = simple()
+    found = lab.compare(left, right, progress=False)
+    assert "what differs is marked" in found["t3"]._repr_html_()
+    assert "<mark>" in found["t3"]._repr_html_()
+    assert "marked" not in found["t4"]._repr_html_()
 
 
 def test_a_difference_tells_the_paths_the_first_event_and_both_histories():

@@ -15,7 +15,7 @@ from oracle import Oracle, canonical
 from eslab import Coordinates, Cut, Lab, Record, SqlProjection, cuts
 from eslab.errors import ConfigError, MomentError, NaiveTime, UnknownEvent, UnknownGroup, UnknownId, VersionOutOfRange
 from eslab.model import dumps
-from eslab.positions import SAMPLES, write_samples
+from eslab.samples import SAMPLES, write_samples
 from eslab.sources.memory import MemorySource
 
 NOON = 1_773_313_200_000  # 2026-03-12 12:00:00 in Berlin
@@ -454,7 +454,7 @@ def test_a_world_says_how_many_records_in_its_range_could_not_be_read(lab):
     assert "undecodable" not in repr(lab.replay("order", progress=False))
     broken = [Record(topic="odd", key=b"x", value=b"{", timestamp_ms=NOON + at * 1000) for at in (5, 15)]
     lab.snapshot(MemorySource(broken), progress=False)
-    assert "1 undecodable records in range" in repr(lab.replay("order", at="12:00:10", progress=False))
+    assert "1 undecodable record in range" in repr(lab.replay("order", at="12:00:10", progress=False))
     assert lab.replay("order", progress=False).undecodable == 2
     assert lab.compare("order", "order", progress=False).undecodable == 2
     assert "2 undecodable records in range" in repr(lab.compare("order", "order", progress=False))

@@ -26,7 +26,8 @@ from eslab.demo.sample import write_sample
 from eslab.demo.story import Story
 from eslab.errors import ConfigError, LabBusy, NotALab, SourceError, SourceUnreachable
 from eslab.model import EACH, Record, parse_path
-from eslab.positions import SAMPLES, read_samples, write_samples
+from eslab.positions import read_samples
+from eslab.samples import SAMPLES, write_samples
 
 BERLIN = ZoneInfo("Europe/Berlin")
 SIZES = [300, 20_000]

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.parse
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import crc32c
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from logs import RULES, made, new_lab
+from test_samples import everything, rows
 from test_transactions import Entry, Topic
 
 from eslab.capture import capture, plan
+from eslab.events import EVENTS, LifeState, Run, Suspect, TopicCounts
 from eslab.lab import Lab
 from eslab.merging import merge
+from eslab.model import Coordinates
+from eslab.samples import SAMPLES, SampleFooter, merge_samples, write_samples
 from eslab.segments import Log
 from eslab.sources import table_to_records
 from eslab.sources.memory import MemorySource
+from eslab.transactions import TRANSACTIONS
 
 DOC = (Path(__file__).resolve().parent.parent / "docs" / "format.md").read_text()
 
@@ -166,7 +174,75 @@ def test_a_stranger_tells_how_transactions_ended_and_reads_merged_segments(tmp_p
     assert outcomes(tmp_path / "log") == {at: topic.outcome(at) for at, one in enumerate(told) if one.kind in ("data", "plain")}
 
 
-def test_the_document_names_every_column_and_every_field(lab):
+def sample_files(folder: Path) -> dict[Path, tuple[Row, list[Row]]]:
+    """What each sample file says of itself, and its rows; without those that stand in another one."""
+    files = {}
+    for path in sorted((folder / "samples").glob("[0-9]*.parquet")):
+        raw = pq.read_metadata(path).metadata[b"eslab"]
+        assert crc32c.crc32c(raw[: raw.rindex(b":") + 1] + b"0}") == json.loads(raw)["self_checksum"]
+        files[path] = (json.loads(raw), pq.ParquetFile(path).read())
+    held = {name: checksum for told, _ in files.values() for name, checksum in told["merged"].items()}
+    return {path: told for path, told in files.items() if held.get(path.name) != told[0]["self_checksum"]}
+
+
+def test_a_stranger_reads_the_samples_whatever_a_killed_merge_left(tmp_path):
+    copies = []
+    for minute in range(9):
+        path = write_samples(tmp_path, rows(minute))
+        copies.append((path, path.read_bytes()))
+    merge_samples(tmp_path)
+    for path, content in copies[1:3]:
+        path.write_bytes(content)
+    found = sample_files(tmp_path)
+    assert [told["level"] for told, _ in found.values()] == [1, 0]
+    assert pa.concat_tables(table for _, table in found.values()).to_pylist() == everything(9).to_pylist()
+    for told, table in found.values():
+        times = table.set_column(6, "sampled_at", table["sampled_at"].cast(pa.int64()))
+        sums = checksums(times.set_column(7, "committed_at", times["committed_at"].cast(pa.int64())))
+        assert told["rows"] == table.num_rows
+        assert {name: told["checksums"].get(name, 0) for name in sums} == sums
+
+
+def test_a_stranger_reads_the_events_and_a_bookmark(lab):
+    cut = lab.bookmark("here", at=lab.cut("2026-01-01T00:02:00Z"))
+    manifest = json.loads(max((lab.path / "events").glob("manifest-*.json")).read_bytes())
+    tables = [pq.ParquetFile(lab.path / "events" / name).read() for run in manifest["runs"] for name in run["files"]]
+    events = [row for table in tables for row in table.to_pylist() if row["first"]]
+    held = {(*life, row["offset"]): row for life, rows in read_log(lab.path / "log").items() for row in rows}
+    assert {(row["topic"], row["partition_id"], row["incarnation"], row["record_offset"]) for row in events} == held.keys()
+    counted = {topic: counts["events"] for topic, counts in manifest["topics"].items()}
+    assert counted == Counter(row["topic"] for row in events if row["kind"] == "event")
+    gaps = pq.read_table(lab.path / "events" / manifest["gaps"]).to_pylist()
+    assert [(row["topic"], row["start_offset"], row["cause"]) for row in gaps] == [
+        (life[0], hole.start, hole.cause) for life, hole in Log(lab.path / "log").holes()
+    ]
+
+    kept = json.loads((lab.path / "bookmarks.json").read_text())["bookmarks"]["here"]
+    before = {(one["topic"], one["partition"], one["incarnation"]): one["next"] for one in kept["offsets"]}
+    inside = [life for life in held if life[3] < before.get(life[:3], 0)]
+    assert 0 < len(inside) < len(held)
+    assert len(inside) == sum(cut.holds(Coordinates(*life)) for life in held)
+
+
+def fields(kind: type[msgspec.Struct]) -> list[str]:
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def test_the_document_names_every_column_and_every_field_of_all_that_is_written(lab):
     path = next((lab.path / "log").glob("*/*/*/*.parquet"))
-    for name in [*pq.read_schema(path).names, *footer(path)]:
-        assert name in DOC, name
+    assert lab.cut().offsets, "the events are built"
+    manifest = json.loads(max((lab.path / "events").glob("manifest-*.json")).read_bytes())
+    written = [
+        *pq.read_schema(path).names, *footer(path), *manifest, *pq.read_schema(lab.path / "events" / manifest["gaps"]).names, *EVENTS.names,
+        *SAMPLES.names, *TRANSACTIONS.names, *fields(SampleFooter), *fields(Run), *fields(LifeState), *fields(TopicCounts), *fields(Suspect),
+    ]  # fmt: skip
+    assert [name for name in written if not re.search(rf"\b{re.escape(name)}\b", DOC)] == []
+
+
+def test_the_document_names_every_file_of_a_lab(lab):
+    lab.bookmark("here")
+    write_samples(lab.path, rows(0))
+    top = {path.relative_to(lab.path).parts[0] for path in lab.path.rglob("*")}
+    assert {name for name in top if f"  {name}" not in DOC.split("```")[1]} == set()
+    hidden = {path.relative_to(lab.path).as_posix() for path in (lab.path / "log").iterdir() if path.name.startswith(".")}
+    assert {name for name in hidden if name not in DOC} == set()

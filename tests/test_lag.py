@@ -342,7 +342,10 @@ def test_a_stall_that_is_too_short_or_too_small_is_left_out(place):
     assert len(lag.stalls()) == 1
     assert len(lag.stalls(min_duration="10m")) == 0
     assert len(lag.stalls(min_lag=1_000)) == 0
-    with pytest.raises(MomentError, match="min_duration='often' is no width"):
+    for odd in ("x", 0, 1.5, None, True):
+        with pytest.raises(MomentError, match="is no number of offsets; write a whole number from 1 on"):
+            lag.stalls(min_lag=odd)
+    with pytest.raises(MomentError, match="min_duration='often' is no length of time"):
         lag.stalls(min_duration="often")
 
 
@@ -376,7 +379,7 @@ def test_start_is_inclusive_stop_exclusive_and_every_is_kept(shop):
     assert times == [*(f"14:{minute:02}:00.000000" for minute in range(0, 60, 10)), "14:59:59.999999"]
     with pytest.raises(MomentError, match="must lie after start"):
         shop.lag("billing", start="15:00", stop="14:00")
-    with pytest.raises(MomentError, match="no width"):
+    with pytest.raises(MomentError, match="no length of time"):
         shop.lag("billing", every="often")
     with pytest.raises(NaiveTime):
         Lab(shop.path).lag("billing").at("14:00")

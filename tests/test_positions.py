@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from eslab.decode.consumer_offsets import CommitReader, Malformed, read_key, read_value
 from eslab.lab import Lab
 from eslab.model import Record
-from eslab.positions import SAMPLES, read_commits, read_samples, write_samples
+from eslab.positions import read_commits, read_samples
+from eslab.samples import SAMPLES, write_samples
 from eslab.segments import Log
 from eslab.sources import CONSUMER_OFFSETS
 from eslab.sources.memory import MemorySource
@@ -324,7 +325,7 @@ def test_the_topic_of_commits_is_captured_and_makes_no_events(tmp_path: Path):
     assert lab.sql("select topic, count(*) from records group by all order by all").fetchall() == [(CONSUMER_OFFSETS, 3), ("orders", 1)]
     shown = lab.info().df().set_index("topic").loc[CONSUMER_OFFSETS]
     assert (shown["records"], shown["events"], shown["tombstones"], shown["undecodable"], shown["unassigned"]) == (3, 0, 0, 0, 0)
-    assert f"{CONSUMER_OFFSETS}: 3 records, 1 commits of consumer groups, 1 malformed" in repr(lab)
+    assert f"{CONSUMER_OFFSETS}: 3 records, 1 commit of consumer groups, 1 malformed" in repr(lab)
     assert {life[0] for life in lab.cut().offsets} == {"orders"}
     assert lab.verify(progress=False).ok
     found = read_commits(Log(tmp_path / "log"))

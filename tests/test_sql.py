@@ -13,7 +13,7 @@ from eslab.errors import LabError, QueryError
 from eslab.model import dumps
 from eslab.sources.memory import MemorySource
 
-RELATIONS = ("events", "history", "records", "gaps", "problems")
+RELATIONS = ("events", "history", "records", "gaps", "problems", "misfits")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +79,33 @@ def test_each_event_type_is_a_relation_with_typed_columns(toy):
     assert rows[0] == ("o1", "10.5", None, '["a"]')
     assert rows[1][1:3] == ('"many"', 3)
     assert toy.sql("select data ->> 'n' from events where event_id = 'e1'").fetchall() == [(str(2**63),)]
+
+
+def test_a_value_that_does_not_fit_its_column_is_null_there_counted_and_whole_in_data(monkeypatch):
+    monkeypatch.setattr("eslab.building.TYPE_SAMPLE", 1)  # columns are learned from a sample: what comes later may not fit
+    learned = {"anId": "a", "n": 1, "flag": True, "ratio": 0.5, "text": "t", "any": [1], "none": None}
+    odd = [
+        {"n": 1.5, "flag": 1, "ratio": "NaN"},
+        {"n": "many", "flag": "yes"},
+        {"n": "7", "ratio": 3, "text": 5, "any": "x", "none": 2, "flag": False},
+        {"n": None, "ratio": [0.5]},
+    ]
+    rows = [{"eventType": "T", "data": {"anId": "a", **values}} for values in (learned, *odd)]
+    lab = eslab.play([*rows, {"eventType": "U", "data": {"anId": "b", "": 1}}, {"eventType": "U", "data": {"anId": "b", "": 1.5}}])
+    assert lab.sql('select n, flag, ratio, text from types."T" order by record_offset').fetchall() == [
+        (1, True, 0.5, "t"),
+        (None, None, None, None),
+        (None, None, None, None),
+        (7, False, 3.0, "5"),
+        (None, None, None, None),
+    ]
+    assert lab.sql("from misfits order by event_type, field").fetchall() == [
+        ("T", "flag", "BOOLEAN", 2, "events/0/1"),
+        ("T", "n", "BIGINT", 2, "events/0/1"),
+        ("T", "ratio", "DOUBLE", 2, "events/0/1"),
+        ("U", "", "BIGINT", 1, "events/0/6"),
+    ]
+    assert lab.sql("select data ->> 'n' from events where record_offset = 2").fetchall() == [("many",)]
 
 
 def test_names_that_collide_but_for_case_get_a_suffix(toy):

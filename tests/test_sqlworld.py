@@ -113,7 +113,7 @@ def test_the_answer_is_a_table_that_says_what_it_is_of(toy):
     assert duckdb.sql("select total from world").fetchall() == [(15,)]
     assert repr(world) == "<revenue v2 in SQL: 1 row, recorded until 2026-01-01 10:00:05 CET>"
     assert "<table" in world._repr_html_()
-    assert "1 undecodable records in range" in repr(toy.replay(revenue))
+    assert "1 undecodable record in range" in repr(toy.replay(revenue))
 
 
 def test_a_query_may_have_its_own_with_comments_types_and_dataframes(toy):

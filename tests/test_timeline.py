@@ -122,7 +122,7 @@ def test_what_cannot_be_measured_is_one_clear_error(lab, open_amounts):
             lab.timeline(open_amounts, measure=measure, progress=False)
     with pytest.raises(ProjectionError, match=r"agg='most' is none of sum, mean"):
         lab.timeline(open_amounts, measure=owed, agg="most")
-    with pytest.raises(MomentError, match="is no width"):
+    with pytest.raises(MomentError, match="is no length of time"):
         lab.timeline(open_amounts, measure=owed, every="often")
     with pytest.raises(MomentError, match="must lie after start="):
         lab.timeline(open_amounts, measure=owed, start="2026-03-12 10:00", stop="2026-03-12 09:00")

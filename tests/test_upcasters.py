@@ -144,7 +144,7 @@ def test_the_check_takes_all_of_history_through_them_and_keeps_nothing(lab):
     lab.upcaster("OrderCreated", from_version="1.0", to_version="2.0")(lambda data: {**data, "first": data["name"].split()[0]})
     lab.upcaster("OrderCreated", from_version="2.0", to_version="3.0")(lambda data: {**data, "initial": data["first"][0]})
     check = lab.upcast_check(progress=False)
-    assert repr(check) == "<Rehearsal of upcasters: of 4 events of 1 types 2 are upcast; no upcaster knows OrderCreated without a version>"
+    assert repr(check) == "<Rehearsal of upcasters: of 4 events of 1 type 2 are upcast; no upcaster knows OrderCreated without a version>"
     assert not check.ok
     lab.upcaster("OrderCreated", from_version=None, to_version="3.0")(lambda data: {"wrong": {1}})
     check = lab.upcast_check(progress=False)
@@ -159,7 +159,7 @@ def test_the_check_takes_all_of_history_through_them_and_keeps_nothing(lab):
     lab.publish(created(6, "2.0", order="<b>", first="x"))
     good = lab.upcast_check(progress=False)
     assert good.ok
-    assert repr(good) == "<Rehearsal of upcasters: of 5 events of 1 types 4 are upcast; all come through>"
+    assert repr(good) == "<Rehearsal of upcasters: of 5 events of 1 type 4 are upcast; all come through>"
 
 
 def test_an_event_of_several_aggregates_is_checked_once_and_one_of_none_too(tmp_path):

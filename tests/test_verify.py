@@ -5,26 +5,40 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from logs import RULES, new_lab
 from test_crashes import Source
+from test_transactions import Entry, Topic
 
+from eslab.capture import capture, plan
 from eslab.events import Events, Manifest, newest_manifest
 from eslab.lab import Lab
+from eslab.merging import NEIGHBOURS, merge
+from eslab.segments import Log
 from eslab.verify import Verification
 
 PER_PARTITION = 8  # offsets of each segment; record n is offset n // 2 of partition n % 2, of order n % 7 and item n % 3
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three segments in each of two partitions."""
-    lab = new_lab(tmp_path / "lab", RULES)
+    lab = new_lab(tmp_path_factory.mktemp("whole") / "lab", RULES)
     for part in (1, 2, 3):
         lab.snapshot(Source(2 * PER_PARTITION * part), progress=False)
-    return lab
+    return lab.path
+
+
+@pytest.fixture
+def lab(whole: Path, tmp_path: Path) -> Lab:
+    """A copy of it, to be damaged."""
+    shutil.copytree(whole, tmp_path / "lab")
+    return Lab(tmp_path / "lab", tz="UTC", say=lambda notice: None)
 
 
 def segment(lab: Lab, number: int, partition: int = 0) -> Path:
@@ -63,27 +77,47 @@ def swap(lab: Lab) -> None:
     second.write_bytes(kept)
 
 
+def other_records(size: int, *, same_ids: bool = True) -> Source:
+    """The same topic, some of whose records are others."""
+    source = Source(size)
+    source._logs = {place: [one if one.offset % 3 else replace(one, value=b"{}") for one in log] for place, log in source._logs.items()}
+    if not same_ids:
+        source._topic_ids = dict.fromkeys(source._topic_ids, "another")
+    return source
+
+
+def trickled(folder: Path, source: Callable[[int], Source], parts: int) -> Log:
+    """So many segments in each partition, and no events."""
+    log = Log(folder / "log")
+    for part in range(1, parts + 1):
+        taken = source(2 * PER_PARTITION * part)
+        assert list(capture(taken, log, plan(taken, log, None)))
+    return log
+
+
 def foreign(lab: Lab, *, same_ids: bool) -> None:
     """Another lab's segment of the same topic, partition and offsets."""
-
-    class Other(Source):
-        def __init__(self, size: int) -> None:
-            super().__init__(size)
-            self._logs = {
-                place: [one if one.offset % 3 else one.__class__(**{**_fields(one), "value": b"{}"}) for one in log]
-                for place, log in self._logs.items()
-            }
-            if not same_ids:
-                self._topic_ids = dict.fromkeys(self._topic_ids, "another")
-
-    other = new_lab(lab.path.parent / f"other-{same_ids}", RULES)
-    for part in (1, 2):
-        other.snapshot(Other(2 * PER_PARTITION * part), progress=False)
-    shutil.copyfile(segment(other, 1), segment(lab, 1))
+    other = trickled(lab.path.parent / "other", lambda size: other_records(size, same_ids=same_ids), 2)
+    shutil.copyfile(other.place(("orders", 0, 0)) / segment(lab, 1).name, segment(lab, 1))
 
 
-def _fields(record: object) -> dict[str, object]:
-    return {name: getattr(record, name) for name in type(record).__dataclass_fields__}  # type: ignore[attr-defined]
+def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """The same segment by another hand, with other rows in it and all that it said of itself."""
+    with pq.ParquetFile(path) as file:
+        table, said = file.read(), file.metadata.metadata
+    with pq.ParquetWriter(path, table.schema, store_schema=False) as writer:
+        writer.write_table(change(table))
+        writer.add_key_value_metadata({"eslab": said[b"eslab"].decode()})
+
+
+def turned(table: pa.Table) -> pa.Table:
+    return table.take(pa.array(range(table.num_rows - 1, -1, -1)))
+
+
+def with_others_values(table: pa.Table) -> pa.Table:
+    """Every record in its place, with the value of its neighbour."""
+    at = table.column_names.index("value")
+    return table.set_column(at, table.schema.field("value"), turned(table)["value"])
 
 
 FAULTS: dict[str, tuple[Callable[[Lab], object], str, tuple[int, ...]]] = {
@@ -94,6 +128,14 @@ FAULTS: dict[str, tuple[Callable[[Lab], object], str, tuple[int, ...]]] = {
     "the first missing": (lambda lab: segment(lab, 0).unlink(), "nothing explains offsets 0–7", (0,)),
     "the newest missing": (lambda lab: segment(lab, 2).unlink(), "offsets 16–23 were captured once, and no segment holds them now", (2,)),
     "two that changed places": (swap, "belongs at", (0, 1)),
+    "its rows in another order": (lambda lab: rewrite(segment(lab, 1), turned), "not what was committed|out of order", (1,)),
+    "a row less": (lambda lab: rewrite(segment(lab, 1), lambda table: table.slice(1)), "7 records where 8 were committed", (1,)),
+    "a row twice": (
+        lambda lab: rewrite(segment(lab, 1), lambda table: pa.concat_tables([table, table.slice(7)])),
+        "9 records where 8",
+        (1,),
+    ),
+    "values that changed places": (lambda lab: rewrite(segment(lab, 1), with_others_values), "the content of value", (1,)),
     "another topic's life in its place": (lambda lab: foreign(lab, same_ids=False), "is of topic id another", (1,)),
     "another lab's of the same topic": (
         lambda lab: foreign(lab, same_ids=True),
@@ -120,6 +162,32 @@ def test_a_doubled_segment_is_found_and_no_history_lost_by_it(lab, where):
     found = verified(lab)
     assert any("which belongs at" in problem for problem in found.problems)
     assert any("stand in other segments too; nothing is lost" in problem for problem in found.problems)
+
+
+def test_another_labs_segment_in_the_place_of_a_merged_one_is_found_and_a_merge_that_events_do_not_know_is_none(tmp_path):
+    lab = new_lab(tmp_path / "lab", RULES)
+    trickled(lab.path, Source, NEIGHBOURS)
+    assert len(lab.cut().offsets) == 2, "the events are built"
+    merge(Log(lab.path / "log"))
+    assert verified(lab).ok, "nothing was captured since, and so the events do not know it yet"
+    assert Lab(lab.path, say=lambda notice: None).cut().offsets == lab.cut().offsets
+    assert verified(lab).ok
+    other = trickled(tmp_path / "other", other_records, NEIGHBOURS)
+    merge(other)
+    shutil.copyfile(other.place(("orders", 0, 0)) / segment(lab, 0).name, segment(lab, 0))
+    found = verified(lab)
+    assert found.problems == (f"{segment(lab, 0)}: is not the segment that the events were built from",)
+    assert touched(found) == owners(*range(NEIGHBOURS))
+
+
+def test_the_newest_segment_behind_an_open_transaction_is_missed_though_no_event_was_built_from_it(tmp_path):
+    told = [Entry(1, "data"), Entry(2, "data"), Entry(2, "commit")]
+    lab = new_lab(tmp_path / "lab", RULES)
+    for stop in (1, 3):
+        lab.snapshot(Topic(told[:stop]), progress=False)
+    assert verified(lab).ok
+    max((lab.path / "log").glob("*/*/*/*.parquet")).unlink()
+    assert verified(lab).problems == ("orders[0] incarnation 0: offsets 1–2 were captured once, and no segment holds them now",)
 
 
 def test_the_steps_and_offsets_that_are_touched_are_counted(lab):

@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from kafka_cluster import QUIET, KafkaCluster, free_ports, wait_for
 
 from eslab import cli, watching
-from eslab.errors import MomentError, SourceError, SourceUnreachable
+from eslab.errors import SourceError, SourceUnreachable
 from eslab.lab import Lab
 from eslab.locking import writer_lock
 from eslab.positions import read_commits, read_samples
@@ -139,20 +139,6 @@ def test_a_watch_ends_after_its_time_and_leaves_out_turns_that_a_slow_answer_too
     made = watching.watch(tmp_path, "kafka://x", slowly, every_s=0.05, stop=threading.Event(), for_s=0.4)
     assert 0.35 < time.monotonic() - began < 5
     assert 1 <= made.polls <= 3
-
-
-@pytest.mark.parametrize(
-    ("told", "meant"),
-    [("500ms", 0.5), ("5s", 5), ("1.5m", 90), (" 2h ", 7200), ("1d", 86_400), (3, 3), (0.5, 0.5), (dt.timedelta(minutes=1), 60)],
-)
-def test_lengths_of_time(told: Any, meant: float):
-    assert watching.seconds(told) == pytest.approx(meant)
-
-
-@pytest.mark.parametrize("told", ["", "5", "s", "-1s", "0s", "5 s", "1w", 0, -1, float("nan"), float("inf"), True, dt.timedelta(0)])
-def test_what_is_no_length_of_time_is_refused(told: Any):
-    with pytest.raises(MomentError, match="length of time"):
-        watching.seconds(told)
 
 
 # --- what cannot be watched ---------------------------------------------------------------------

@@ -132,5 +132,5 @@ def test_a_plan_tells_files_rows_and_the_time_that_its_handlers_take():
         assert lab.plan(slow).seconds == 2000
         assert lab.plan(slow, keys=[f"c{number}" for number in range(100)]).seconds == 1000
         assert lab.plan(slow, keys=["c1", "nobody"]).seconds == 10
-        assert repr(lab.plan(slow)) == "<ReplayPlan slow over every key of cart: 200 rows in 1 files, about 33 minutes>"
-    assert "200 rows in 1 files, about" in lab.plan("cart")._repr_html_()
+        assert repr(lab.plan(slow)) == "<ReplayPlan slow over every key of cart: 200 rows in 1 file, about 33 minutes>"
+    assert "200 rows in 1 file, about" in lab.plan("cart")._repr_html_()

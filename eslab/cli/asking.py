@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eslab.cli.command import Command, fold_options, json_option, lab_argument, one_aggregate, open_lab
+from eslab.cli.command import Command, fold_options, json_option, lab_argument, one_aggregate, open_lab, until_option
 from eslab.cli.loading import load_projection
 from eslab.cli.output import Out, cell, embedded, note, rows_of, to_json
 
@@ -46,7 +46,7 @@ def find(ctx: click.Context, folder: str, anything: str, tz: str | None, *, as_j
 
 @click.command(cls=Command)
 @one_aggregate
-@click.option("--at", metavar="TIME", help="Until this moment, inclusive. Default: all that is captured.")
+@until_option
 @click.option("--bookmark", metavar="NAME", help="Until this bookmark.")
 @fold_options
 @click.pass_obj

@@ -158,7 +158,7 @@ def verify(ctx: click.Context, folder: str, tz: str | None, *, as_json: bool) ->
     """Read the whole log: is it what was captured?"""
     found = open_lab(folder, tz).verify(progress=sys.stderr.isatty())
     if as_json:
-        counts = {"segments": found.segments, "records": found.records, "derived": found.derived}
+        counts = {"segments": found.segments, "records": found.records, "samples": found.samples, "derived": found.derived}
         ctx.obj.json({**counts, "problems": found.problems, "histories": rows_of(found.histories), "notes": found.notes})
     else:
         for line in repr(found).splitlines():

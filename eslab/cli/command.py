@@ -19,7 +19,18 @@ from eslab.errors import EslabError, LabNotFound, NaiveTime
 if TYPE_CHECKING:
     from eslab.lab import Lab
 
-__all__ = ["clock_option", "fold_options", "json_option", "lab_argument", "main", "one_aggregate", "open_lab", "options", "tz_option"]
+__all__ = [
+    "clock_option",
+    "fold_options",
+    "json_option",
+    "lab_argument",
+    "main",
+    "one_aggregate",
+    "open_lab",
+    "options",
+    "tz_option",
+    "until_option",
+]
 
 
 class Command(click.Command):
@@ -92,6 +103,7 @@ tz_option = click.option(
 )
 lab_argument = options(click.argument("folder", metavar="LAB"), tz_option)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; see eslab --help.")
+until_option = click.option("--at", metavar="TIME", help="Until this moment, inclusive. Default: all that is captured.")
 clock_option = click.option(
     "--clock", type=click.Choice(["recorded", "happened"]), default="recorded", help="Whose time: the log's (default), or the payload's."
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eslab.cli.command import Command, clock_option, json_option, lab_argument, open_lab
+from eslab.cli.command import Command, clock_option, json_option, lab_argument, open_lab, until_option
 from eslab.cli.loading import load_projection
 from eslab.cli.output import rows_of
 
@@ -25,7 +25,7 @@ __all__ = ["compare"]
 @click.argument("aggregate")
 @click.option("--left", metavar="FILE.PY:NAME", help="The one projection. Default: the one that merges the fields of data. Runs the file.")
 @click.option("--right", metavar="FILE.PY:NAME", help="The other one; the same default.")
-@click.option("--at", metavar="TIME", help="Until this moment, inclusive. Default: all that is captured.")
+@until_option
 @click.option("--key", "keys", multiple=True, metavar="ID", help="Only this aggregate; repeat it for more.")
 @click.option("--ended", is_flag=True, help="Compare those that a tombstone ended, too.")
 @clock_option

@@ -26,7 +26,7 @@ __all__ = ["sql"]
 def sql(out: Out, folder: str, query: str | None, file: TextIO | None, tz: str | None, *, as_json: bool) -> None:
     """Ask the lab in SQL.
 
-    The SQL is DuckDB's; there are events, history, records, gaps, problems and types."<event type>". It runs in memory and can read other files as well; it changes nothing in the lab.
+    The SQL is DuckDB's; there are events, history, records, gaps, problems, misfits and types."<event type>". It runs in memory and can read other files as well; it changes nothing in the lab.
     """
     if (query is None) == (file is None):
         raise click.UsageError("give one query: QUERY or -f FILE")

@@ -16,7 +16,7 @@ from eslab.demo.mapping import lab_toml
 from eslab.demo.sagas import TOPICS
 from eslab.demo.story import Story
 from eslab.errors import SourceError
-from eslab.positions import write_samples
+from eslab.samples import write_samples
 
 if TYPE_CHECKING:
     from eslab.demo.broker import Broker

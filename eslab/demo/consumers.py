@@ -10,7 +10,8 @@ import pyarrow as pa
 from eslab.demo import day
 from eslab.demo.sagas import INVENTORY, ORDERS, PAYMENTS, SHIPMENTS, TOPICS
 from eslab.demo.story import PARTITIONS, TICK_MS, Story
-from eslab.positions import SAMPLES, by_time
+from eslab.positions import by_time
+from eslab.samples import SAMPLES
 
 GROUPS = {
     "billing": ((ORDERS, PAYMENTS), 2),

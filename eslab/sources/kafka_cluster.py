@@ -22,6 +22,7 @@ from eslab.sources import TopicPartition
 from eslab.sources.kafka_connections import Address, Connections, TryAgainError
 from eslab.sources.kafka_protocol import MetadataRequest
 from eslab.sources.kafka_settings import Connecting
+from eslab.wording import many
 
 __all__ = ["BACKOFF_S", "ISOLATION", "LOG_END", "LOG_START", "Cluster", "name_of", "rows_of"]
 
@@ -115,7 +116,7 @@ class Cluster:
         topic, partition = at
         leaders = self._topics[topic].leaders
         if partition not in leaders:
-            raise TopicNotFound(f"{self._url}: {topic} has {len(leaders)} partitions, no partition {partition}")
+            raise TopicNotFound(f"{self._url}: {topic} has {many(len(leaders), 'partition')}, no partition {partition}")
         if leader := leaders[partition]:
             return leader
         raise TryAgainError(SourceUnreachable(f"{name_of(at)} on {self._url} has no leader now; is one of its brokers down?"))

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from eslab.model import MISSING
 from eslab.views import tables
+from eslab.wording import many
 
 __all__ = ["Detail", "Parting", "View", "detail", "html", "mimebundle", "parting", "side_by_side"]
 
@@ -103,7 +104,7 @@ def detail(told: Detail) -> str:
     elif told.group not in ("equal", "healed"):
         parts.append("<p>The two never differed before that.</p>")
     if told.rows:
-        parts.append("<p>At the end; what differs is marked:</p>")
+        parts.append("<p>At the end; what differs is marked:</p>" if any(differs for _, differs in told.rows) else "<p>At the end:</p>")
         parts.append(_table("field", told.names, told.rows, told.more))
     return "".join(parts)
 
@@ -119,7 +120,7 @@ def parting(first: Parting, names: tuple[str, str]) -> str:
 
 def _table(what: str, names: tuple[str, str], rows: Sequence[tuple[Pathed, bool]], more: int) -> str:
     cells = [[_marked(cell, differs=differs) for cell in pathed] for pathed, differs in rows]
-    return tables.html([what, *names], cells) + (f"<p>and {more:,} rows more</p>" if more else "")
+    return tables.html([what, *names], cells) + (f"<p>and {many(more, 'row')} more</p>" if more else "")
 
 
 def _marked(value: Any, *, differs: bool) -> tables.Html:

@@ -45,14 +45,21 @@ class Steps:
     changes_at: Callable[[int], Sequence[Change]]
 
 
+class _Whole(traitlets.Int[Any, Any]):
+    """A whole number: what is none goes to the validator too, whose sentence says more than that of traitlets."""
+
+    def validate(self, obj: Any, value: Any) -> Any:
+        return value
+
+
 class Stepper(anywidget.AnyWidget):
     """The widget. `position` n is the state after n steps, 0 before the first; it can be read and set, as can `state`."""
 
     _esm = _HERE / "stepper.js"
     _css = _HERE / "stepper.css"
 
-    position = traitlets.Int(0).tag(sync=True)
-    height = traitlets.Int(560).tag(sync=True)
+    position = _Whole(0).tag(sync=True)
+    height = _Whole(560).tag(sync=True)
     _lines = traitlets.Bytes(b"").tag(sync=True)
 
     def __init__(self, steps: Steps, *, position: int, height: int) -> None:
@@ -71,16 +78,16 @@ class Stepper(anywidget.AnyWidget):
     @traitlets.validate("position")
     def _within(self, proposal: dict[str, Any]) -> int:
         position, steps = proposal["value"], self._steps
-        if isinstance(position, bool) or not steps.first <= position <= steps.last:
+        if not _is_whole(position) or not steps.first <= position <= steps.last:
             raise VersionOutOfRange(
-                f"{steps.name}: this stepper has positions {steps.first} to {steps.last} (the state after so many steps); there is no {position}"
+                f"{steps.name}: this stepper has positions {steps.first} to {steps.last} (the state after so many steps); there is no {position!r}"
             )
         return int(position)
 
     @traitlets.validate("height")
     def _high_enough(self, proposal: dict[str, Any]) -> int:
-        if proposal["value"] < _SHORTEST:
-            raise MomentError(f"height={proposal['value']} is too low to read; give {_SHORTEST} pixels or more")
+        if not _is_whole(proposal["value"]) or proposal["value"] < _SHORTEST:
+            raise MomentError(f"height={proposal['value']!r} is no height to read in; give {_SHORTEST} pixels or more")
         return int(proposal["value"])
 
     def to_html(self, path: str | Path | None = None) -> str | Path:
@@ -106,6 +113,10 @@ class Stepper(anywidget.AnyWidget):
             return None
         data, metadata = made if isinstance(made, tuple) else (made, {})
         return {**data, "text/html": _static(self._steps, self.position)}, metadata
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 # --- where no widget can run

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from eslab.markup import LEFT, Html, escape, grid, visible
 from eslab.model import MISSING, dumps
+from eslab.wording import many
 
 __all__ = ["LEFT", "Html", "duration", "escape", "html", "paragraphs", "show", "size", "visible"]
 
@@ -25,7 +26,7 @@ def html(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str 
     left = [not all(map(_numeric, column)) for column in zip(*values, strict=True)]
     more = sum(1 for _ in given)
     return grid(columns, [[_cell(value) for value in row] for row in values], left=left, caption=caption) + (
-        f"<p>and {more:,} rows more</p>" if more else ""
+        f"<p>and {many(more, 'row')} more</p>" if more else ""
     )
 
 
