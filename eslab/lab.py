@@ -443,7 +443,7 @@ class Lab:
         projection: Projection | str,
         *,
         measure: Callable[[Any], Any],
-        every: str | None = None,
+        every: str | float | dt.timedelta | None = None,
         agg: str | Callable[[Sequence[float]], float] = "sum",
         start: str | dt.datetime | None = None,
         stop: str | dt.datetime | None = None,

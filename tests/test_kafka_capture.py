@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import socket
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 import uuid
@@ -30,8 +26,6 @@ from eslab.segments import Log, reaches
 from eslab.sources import Hole, kafka_connections
 from eslab.sources import kafka as kafka_module
 from eslab.sources.kafka import KafkaSource
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def take(url: str, folder: Path, topic: str, **bounds: Any) -> list[str]:
@@ -364,43 +358,6 @@ def test_a_broker_that_stands_still_for_a_while_is_waited_for(trio: KafkaCluster
         process.send_signal(signal.SIGCONT)
 
     during(trio, tmp_path, topic, stand_still, monkeypatch)
-
-
-KILLED = """
-    import sys
-    sys.path[:0] = {path!r}
-    from pathlib import Path
-    from eslab import capture as module
-    from eslab.sources import kafka as kafka_module
-    from test_kafka_capture import take
-    module.SEGMENT_BYTES, kafka_module.FETCH_BYTES = 200_000, 100_000
-    take({url!r}, Path({folder!r}), {topic!r})
-"""
-
-
-@pytest.mark.parametrize("times", [2, pytest.param(60, marks=[pytest.mark.torture, pytest.mark.timeout(0)])])
-def test_a_capture_killed_at_any_time_goes_on_where_it_was_committed(kafka: KafkaCluster, tmp_path, times):
-    topic = kafka.create_topic()
-    kafka.produce(topic, numbered(10_000, size=500), batch_size=20_000)
-    code = textwrap.dedent(KILLED.format(path=[str(ROOT / "tests"), str(ROOT)], url=kafka.url, folder=str(tmp_path / "{}"), topic=topic))
-
-    def start(number: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", code.replace("{}", str(number))])
-
-    began = time.monotonic()
-    assert start(0).wait(120) == 0
-    whole_s = time.monotonic() - began
-    wanted, chance, partial = consumed(kafka.bootstrap, topic), random.Random(1), 0
-    for number in range(1, times + 1):
-        process = start(number)
-        time.sleep(chance.uniform(0.2, 1.0) * whole_s)
-        process.kill()
-        process.wait()
-        partial += 0 < len(held(tmp_path / str(number))) < len(wanted)
-        take(kafka.url, tmp_path / str(number), topic)
-        assert held(tmp_path / str(number)) == wanted
-        assert holes(tmp_path / str(number)) == []
-    assert times < 10 or partial > 0
 
 
 def test_two_captures_at_once_of_the_same_topic_are_both_whole(kafka: KafkaCluster, tmp_path):

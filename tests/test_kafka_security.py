@@ -27,6 +27,7 @@ from eslab.cli import main
 from eslab.errors import AccessDenied, EslabError, SourceError, SourceUnreachable
 from eslab.lab import Lab
 from eslab.sources.kafka import KafkaSource
+from eslab.sources.kafka_groups import KafkaGroups
 from eslab.sources.kafka_settings import read_settings
 
 PASSWORD = "pa55-Wörd;=\"'\\ ,"  # with everything that a settings file or a JAAS line could trip over
@@ -407,6 +408,21 @@ def test_no_secret_is_in_any_file_repr_error_log_or_output(secured, keys, tmp_pa
     source.partitions(["open"])
     told += [repr(made), str(made), repr(lab), lab._repr_html_(), repr(source), repr(vars(source)), source.url, repr(read_settings(right))]
     source.close()
+    groups = KafkaGroups(url(secured, "PLAIN"), config=right)
+    told += [repr(groups), repr(vars(groups))]
+    groups.close()
+    watched = lab.watch(url(secured, "PLAIN"), every="50ms", stop="60ms", config=right, progress=False)
+    lab.bookmark("kept")
+    lab.export(lab.path / "all.duckdb")
+    every = [
+        watched, made, lab, lab.info(), lab.gaps(), lab.verify(progress=False), lab.cut(), lab.bookmarks, lab.history("order", "o1"), lab.history("order", "o1")[0],
+        lab.history("order", "o1").at(), lab.history("order", "o1").diff(0, 1), lab.replay("order", progress=False), lab.compare("order", "order", progress=False),
+        lab.find("o1"), lab.late(), lab.throughput(), lab.sql("from records"), lab.sql("from events"), lab.groups(),
+    ]  # fmt: skip
+    for one in every:
+        told += [repr(one), one._repr_html_() if hasattr(one, "_repr_html_") else ""]
+        told += [repr(one.df().to_dict("records"))] if hasattr(one, "df") else []
+    told.append(lab.history("order", "o1").step().to_html())
     for attempt in (
         lambda: count(url(secured, "SCRAM"), config=right),
         lambda: count(url(secured, "SCRAM"), config={**right, "sasl.mechanism": "SCRAM-SHA-512"}),
@@ -420,6 +436,8 @@ def test_no_secret_is_in_any_file_repr_error_log_or_output(secured, keys, tmp_pa
         lambda: KafkaSource(url(secured, "PLAIN"), sasl_pasword=PASSWORD),
         lambda: KafkaSource(url(secured, "PLAIN"), config={"sasl.jaas.config": f"broken {PASSWORD}"}),
         lambda: pickle.dumps(read_settings(right)),
+        lambda: lab.watch(url(secured, "SCRAM"), every="50ms", stop="60ms", config=right, progress=False),
+        lambda: lab.snapshot(url(secured, "PLAIN"), "closed", config=right, progress=False),
     ):
         try:
             attempt()
@@ -427,11 +445,17 @@ def test_no_secret_is_in_any_file_repr_error_log_or_output(secured, keys, tmp_pa
             told += ["".join(traceback.format_exception(exc)), repr(exc)]
         else:
             pytest.fail("that should have been refused")
-    done = CliRunner().invoke(main, ["snapshot", str(lab.path), url(secured, "PLAIN"), "open", "--config", str(file)])
-    assert done.exit_code == 0, done.output
-    told += [done.output, done.stderr, *capsys.readouterr(), caplog.text]
+    runner = CliRunner()
+    for words in (
+        ["snapshot", str(lab.path), url(secured, "PLAIN"), "open"],
+        ["watch", str(lab.path), url(secured, "PLAIN"), "--for", "60ms"],
+    ):
+        done = runner.invoke(main, [*words, "--config", str(file)])
+        assert done.exit_code == 0, done.output
+        told += [done.output, done.stderr]
+    told += [*capsys.readouterr(), caplog.text]
     written = [path for path in lab.path.rglob("*") if path.is_file()]
-    assert len(written) > 5
+    assert {"lab.toml", "bookmarks.json", "lab.duckdb", "all.duckdb", ".writer"} <= {path.name for path in written}
     told += [path.read_bytes().decode("utf-8", "replace") for path in written]
     for secret in SECRETS:
         for form in {

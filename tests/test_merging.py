@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from logs import RULES, new_lab
+from oracle import read_log
 from test_crashes import Source, assert_whole, done, dying_at, run
 
 from eslab.capture import capture, plan
@@ -133,15 +134,37 @@ def merge_dying_at_each_step(folder: Path) -> None:
             return
 
 
-def test_a_merge_killed_at_any_step_loses_nothing_and_is_done_by_the_next(tmp_path):
-    base = trickled(tmp_path / "base", NEIGHBOURS + 1)
-    for step in range(1, 15):
+def killed_merges(tmp_path: Path, base: Lab) -> int:
+    """A copy of the lab for each step at which a merge can be killed, killed there; how many that are."""
+    for step in range(1, 20):
         shutil.copytree(base.path, tmp_path / str(step))
     during = f"from test_merging import merge_dying_at_each_step\nmerge_dying_at_each_step(Path({str(tmp_path)!r}))"
     code, told = done(run(tmp_path / "other", 1, during=during))
     assert code == 0, told
     times = int(told.split()[1])
     assert told.endswith("then 0\n")
+    return times
+
+
+def test_a_merge_killed_while_it_removes_what_was_merged_a_day_ago_loses_nothing(tmp_path):
+    base = trickled(tmp_path / "base", NEIGHBOURS)
+    merge(Log(base.path / "log"))
+    for path in files(base):
+        os.utime(path, (time.time() - KEEP_S - 60,) * 2)
+    times = killed_merges(tmp_path, base)
+    assert times == 2 * (NEIGHBOURS - 1), "each file but the first of each partition is unlinked"
+    for step in range(1, times + 1):
+        lab = Lab(tmp_path / str(step), tz="UTC", say=lambda notice: None)
+        assert len(files(lab)) == 2 * NEIGHBOURS - step + 1
+        held = [offset for _, offset in sorted((life[1], row["offset"]) for life, rows, _ in read_log(lab.path) for row in rows)]
+        assert held == [*range(16), *range(16)], step
+        merge(Log(lab.path / "log"))
+        assert len(files(lab)) == 2
+    assert_whole(lab, PER_SNAPSHOT * NEIGHBOURS)
+
+
+def test_a_merge_killed_at_any_step_loses_nothing_and_is_done_by_the_next(tmp_path):
+    times = killed_merges(tmp_path, trickled(tmp_path / "base", NEIGHBOURS + 1))
     assert times >= 6, "two files, each of fsync, replace, fsync of the folder"
     for step in range(1, times + 1):
         lab = Lab(tmp_path / str(step), tz="UTC", say=lambda notice: None)
