@@ -109,7 +109,7 @@ class World(Mapping[str, Any]):
         """
         if self._go_on is None:
             raise ProjectionError("this world was not made by lab.replay, and cannot go on")
-        return self._go_on(cut, progress=progress)
+        return self._go_on(self, cut, progress=progress)
 
     def reader(self) -> pa.RecordBatchReader:
         """What `arrow` has, a batch at a time: a world that is larger than memory stays on disk."""
