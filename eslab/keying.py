@@ -13,7 +13,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, cast
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,11 +24,12 @@ from eslab.folding import FOLD_COLUMNS, Rows, events_of
 from eslab.model import AGGREGATE, EACH, TOMBSTONE, Cut, Event, Selection
 from eslab.projection import KeyPath, Projection
 from eslab.quoting import literal
-from eslab.sql import rows
+from eslab.sql import engine, rows
 
 __all__ = ["count", "lookup", "narrowed", "scan"]
 
-PIECE_BYTES: Final = 96 << 20  # of the rows that are sorted at once; more than one such piece goes to a temporary folder
+PIECE_BYTES: Final = 64 << 20  # of the rows that are sorted at once; more than one such piece goes to a temporary folder
+MERGED_ROWS: Final = 16 * runs.ROW_GROUP  # of all pieces that are merged at once
 BATCH_BYTES: Final = 16 << 20  # of payloads that are read at once, about
 ALL: Final = "all"
 """The one key of a projection with `key=None`."""
@@ -106,7 +106,8 @@ def _sorted(
             sources = [runs.spill(piece, Path(folder)) for piece in chain((first, second), pieces)]
         del first, second
         at_once = _at_once(events)
-        for table in runs.merge(sources):
+        for low, high in runs.ranges(sources, rows=MERGED_ROWS):
+            table = runs.read_merged(sources, low, high)
             for start in range(0, table.num_rows, at_once):
                 yield _slice(table.slice(start, at_once), columns, events)
 
@@ -132,8 +133,7 @@ def _keyed(events: Events, projection: Projection, selection: Selection, wanted:
     found = _found(told) if by_sql else "null"
     query = f"select {', '.join(EVENTS.names)}, {found} as keys from {rows(events, selection=selection)} where first and kind in ({', '.join(map(literal, kinds))})"
     ask = _asked(projection)
-    with contextlib.closing(duckdb.connect()) as con:
-        con.execute("set TimeZone = 'UTC'")
+    with contextlib.closing(engine()) as con:
         for batch in con.sql(query).to_arrow_reader(_at_once(events)):
             table = pa.Table.from_batches([batch]).select(EVENTS.names).cast(EVENTS)
             keys = pa.Table.from_batches([batch])["keys"].combine_chunks()

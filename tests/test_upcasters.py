@@ -2,8 +2,10 @@
 
 import random
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cloudpickle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from logs import CI, captured, logs, state_of
 from oracle import Oracle, canonical
 
 import eslab
-from eslab import Coordinates, Cut, Lab, Projection, upcasters
+from eslab import Coordinates, Cut, Lab, Projection, freezing, upcasters
 from eslab.errors import ProjectionError
 
 
@@ -199,6 +201,27 @@ def test_a_cut_remembers_the_upcasters_it_was_made_under_and_says_when_others_ar
     other.replay("order", at=other.cut(bookmark="upcast"), progress=False)
     assert len(said) == 1
     assert Cut.from_json('{"offsets": []}').upcasters is None
+
+
+def test_an_executor_folds_through_upcasters_and_over_frozen_states_too(lab):
+    declare(lab)
+    wanted = dict(lab.replay("order", progress=False))
+    with ThreadPoolExecutor(2) as executor:
+        assert dict(lab.replay("order", executor=executor, progress=False)) == wanted
+        sloppy = Projection("sloppy", aggregate="order", initial={"n": []}, evolve=lambda state, event: state["n"].append(1) or state)
+        failed = lab.replay(sloppy, strict=True, executor=executor, progress=False).failed
+        assert {one.key for one in failed} == {"o1", "o2", "o3", "o4"}
+        assert "changed what it was given, by append" in failed[0].error
+    travelled = cloudpickle.loads(cloudpickle.dumps(freezing.strict(lab._folded("order"))))  # as to another process
+    assert travelled.upcast_by == lab.upcasters.fingerprint
+    assert dict(Lab(lab.path, tz="UTC").replay(travelled, progress=False)) == wanted
+
+
+def test_a_world_goes_on_with_the_upcasters_that_it_was_made_with(lab):
+    declare(lab)
+    world = lab.replay("order", at=lab.cut(event_id="e1"), progress=False)
+    lab.upcaster("OrderCreated", from_version="2.0", to_version="3.0")(lambda data: {**data, "country": "other"})
+    assert {state["country"] for state in world.advance().values()} == {"GB", "NL"}
 
 
 # --- held against a plain loop ----------------------------------------------------------------------
