@@ -413,7 +413,9 @@ class Lab:
         """A world that can go on."""
         start = advancing.begin(todo)
 
-        def go_on(world: World, told: Cut | str | dt.datetime | None, *, progress: bool) -> World:  # given the world: one that held itself would stay
+        def go_on(
+            world: World, told: Cut | str | dt.datetime | None, *, progress: bool
+        ) -> World:  # given the world: one that held itself would stay
             events = self._now()
             cut = self._selection(events, told).cut
             selection = keying.narrowed(events, todo.projection, dataclasses.replace(todo.selection, cut=cut))
