@@ -29,7 +29,7 @@ lab: $(VENV)/lab ## JupyterLab on the demo: the order shop
 	$(RUN) jupyter lab $(ROOT_TOO) notebooks/00-tour.ipynb $(LAB_ARGS)
 
 test: $(VENV)/test ## all tests but the long ones
-	$(RUN) pytest -n 2 --dist loadgroup -m "not torture" $(ARGS)
+	$(RUN) pytest -n 3 --dist loadgroup -m "not torture" $(ARGS)
 
 torture: $(VENV)/test ## the long tests
 	$(RUN) pytest -m torture $(ARGS)

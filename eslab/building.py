@@ -462,11 +462,11 @@ _SQL_TYPES: Final = {
     "BOOLEAN": "BOOLEAN",
     "BIGINT": "BIGINT",
     "UBIGINT": "BIGINT",
-    "HUGEINT": "HUGEINT",
+    "HUGEINT": "BIGINT",  # what 0 and -1 are together: 0 alone is a UBIGINT to DuckDB
     "DOUBLE": "DOUBLE",
     "VARCHAR": "VARCHAR",
 }
-_NUMBERS: Final = ("BIGINT", "HUGEINT", "DOUBLE")
+_NUMBERS: Final = ("BIGINT", "DOUBLE")
 
 
 def _wider(left: str | None, right: str) -> str:

@@ -80,7 +80,7 @@ EVENTS: Final = pa.schema(
 
 # A manifest may be a stranger's, and both of these go into SQL
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[\w-]+\.parquet\Z")]
-ColumnType = Annotated[str, msgspec.Meta(pattern=r"^(NULL|BOOLEAN|BIGINT|HUGEINT|DOUBLE|DECIMAL\(\d\d?,\d\d?\)|VARCHAR|JSON)\Z")]
+ColumnType = Annotated[str, msgspec.Meta(pattern=r"^(NULL|BOOLEAN|BIGINT|DOUBLE|DECIMAL\(\d\d?,\d\d?\)|VARCHAR|JSON)\Z")]
 
 
 class Suspect(msgspec.Struct):

@@ -226,7 +226,7 @@ def _fitting(text: str, kind: str) -> str:
     cast = f"try_cast({text} as {kind})"
     if kind == "DOUBLE":
         return f"case when isfinite({cast}) then {cast} end"
-    digits = r"-?\d+" if kind in ("BIGINT", "HUGEINT") else r"-?\d+(\.\d+)?"
+    digits = r"-?\d+" if kind == "BIGINT" else r"-?\d+(\.\d+)?"
     return f"case when regexp_full_match({text}, '{digits}') then {cast} end"
 
 

@@ -24,7 +24,7 @@ from eslab.sources.memory import MemorySource
 
 _COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 CI = settings(
-    max_examples=50, derandomize=True, phases=[Phase.explicit, Phase.generate], **_COMMON
+    max_examples=25, derandomize=True, phases=[Phase.explicit, Phase.generate], **_COMMON
 )  # shrinking takes minutes: leave it to the long run
 TORTURE = settings(max_examples=2000, **_COMMON)
 

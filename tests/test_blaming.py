@@ -118,7 +118,7 @@ def leaves(value, path=()):
 objects = states.filter(lambda state: isinstance(state, dict))
 
 
-@settings(max_examples=60)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(objects, min_size=1, max_size=6))
 def test_blame_is_what_a_loop_over_the_states_finds(made):
     replaced = eslab.Projection("replaced", aggregate="order", evolve=lambda state, event: made[event.data["n"]])

@@ -83,7 +83,7 @@ def test_late_events_are_listed_with_how_late_they_are(shop):
     (row,) = json.loads(answer("late", shop, "--json"))
     assert (row["event_id"], row["late_s"], row["at"]) == ("e400", 300.0, "t/0/2")
     shown = answer("late", shop, "--min", "2m", "--topic", "t")
-    assert shown.startswith("Late: 1 events in t arrived 2 min or more after their time, by up to 5 min")
+    assert shown.startswith("Late: 1 event in t arrived 2 min or more after its time, by up to 5 min")
     assert shown.endswith(f"eslab late {shop} --min 2m --topic t --tz Europe/Berlin\n")
     assert json.loads(answer("late", shop, "--min", "1h", "--json")) == []
     assert "no length of time" in run("late", shop, "--min", "soon").stderr

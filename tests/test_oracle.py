@@ -129,13 +129,13 @@ def keep_a_state_one_step_too_early(monkeypatch):
 
 
 def carry_a_state_into_the_next_key(monkeypatch):
-    intact = replay._Folding._end_key
+    intact = replay.Folding._end_key
 
     def end_key(self: Any) -> None:
         intact(self)
         self._todo.projection.initial = lambda kept=self._fold.state: dict(kept or {})
 
-    monkeypatch.setattr(replay._Folding, "_end_key", end_key)
+    monkeypatch.setattr(replay.Folding, "_end_key", end_key)
 
 
 PLANTED = [

@@ -81,6 +81,18 @@ def test_each_event_type_is_a_relation_with_typed_columns(toy):
     assert toy.sql("select data ->> 'n' from events where event_id = 'e1'").fetchall() == [(str(2**63),)]
 
 
+def test_whole_numbers_are_of_one_type_whatever_their_signs_and_in_however_many_parts_they_come():
+    numbers = [{"eventType": "T", "data": {"anId": "a", "n": n}} for n in (0, -1, 2**63 - 1, 2**63)]
+    together, apart = eslab.play(numbers), eslab.play(numbers[:1])
+    for number in numbers[1:]:
+        apart.publish(number)
+    for lab in (together, apart):
+        relation = lab.sql('select n from types."T" order by record_offset')
+        assert list(map(str, relation.types)) == ["BIGINT"]
+        assert relation.fetchall() == [(0,), (-1,), (2**63 - 1,), (None,)]
+        assert lab.sql("select field, misfits from misfits").fetchall() == [("n", 1)]
+
+
 def test_a_value_that_does_not_fit_its_column_is_null_there_counted_and_whole_in_data(monkeypatch):
     monkeypatch.setattr("eslab.building.TYPE_SAMPLE", 1)  # columns are learned from a sample: what comes later may not fit
     learned = {"anId": "a", "n": 1, "flag": True, "ratio": 0.5, "text": "t", "any": [1], "none": None}
