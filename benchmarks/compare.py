@@ -9,12 +9,13 @@ import statistics
 import time
 from typing import Any
 
+from benchmarks.fold import moved, status
 from benchmarks.labs import orders
-from benchmarks.replay import EVENTS, moved, status
 from benchmarks.report import begin, row
 from eslab import Event, Lab, Projection
 from eslab.changes import diff
 
+EVENTS = 1_000_000
 ROUNDS = 3
 
 tenth = status.copy(version=2)

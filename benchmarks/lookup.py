@@ -1,7 +1,8 @@
-"""`lookup_ms`: one history by its id, in a warm process; beside bare DuckDB over the same files."""
+"""`lookup_ms`: one history by its id, in a warm process, out of one live run and out of eight; beside bare DuckDB over the same files."""
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Callable
@@ -9,20 +10,21 @@ from collections.abc import Callable
 import duckdb
 import numpy as np
 
-from benchmarks.labs import orders
+from benchmarks.labs import in_runs
 from benchmarks.report import begin, row
 from eslab.sql import literal
 
-SIZES = (100_000, 1_000_000)
+SIZES = (1_000_000, 10_000_000)
+RUNS = (1, 8)
 LOOKS = 300
 
 
 def run() -> None:
     begin("lookup_ms")
-    for events in SIZES:
-        lab = orders(events)
-        ids = [one for (one,) in lab.sql("select distinct aggregate_id from history order by all").fetchall()]
-        wanted = random.Random(1).sample(ids, LOOKS)
+    for events, count in itertools.product(SIZES, RUNS):
+        lab = in_runs(events, count)
+        ids = [one for (one,) in lab.sql(f"select distinct aggregate_id from history using sample {LOOKS * 20} (reservoir, 1)").fetchall()]
+        wanted = random.Random(1).sample(sorted(ids), LOOKS)
         paths = ", ".join(literal(str(path)) for path in lab._now().paths)
         with duckdb.connect() as con:
             query = f"select * from read_parquet([{paths}]) where aggregate = 'order' and aggregate_id = $id order by order_at"
@@ -41,7 +43,7 @@ def run() -> None:
                 float(np.percentile(mine, percentile)),
                 "ms",
                 "lower",
-                {"p": percentile, "n": events},
+                {"p": percentile, "n": events, "runs": count},
                 "duckdb",
                 float(np.percentile(theirs, percentile)),
             )

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from eslab import building, mapping, replay, runs, sql
 from eslab.errors import MomentError
-from eslab.events import EVENTS, SCAN_ROWS, Events, Slice, held
+from eslab.events import EVENTS, PLACE, SCAN_ROWS, Events, Slice, held
 from eslab.folding import FOLD_COLUMNS
 from eslab.keyed import Keeper, KeyedRows, overlaid
 from eslab.model import AGGREGATE, Life, Selection, unpack_state
@@ -31,8 +31,6 @@ __all__ = ["Start", "advance", "begin"]
 
 PIECE_ROWS: Final = 250_000  # of new events that are sorted in memory at once; more than one such piece goes to a temporary folder
 LOOKUPS: Final = 2_000  # keys that are looked at by themselves; where more may have late events, all is folded anew
-
-_PLACE: Final = ("topic", "partition_id", "incarnation", "record_offset", "happened_at", "recorded_at", "order_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +192,7 @@ class _GoingOn(Folding):
     def _is_late(self, key: str) -> bool:
         """Whether one of a key's new events sorts before one that the world has seen."""
         then = self._then
-        rows = then.events.lookup(then.projection.aggregate, key, _PLACE, then.selection)
+        rows = then.events.lookup(then.projection.aggregate, key, PLACE, then.selection)
         seen = held(rows.table, self._world.selection)
         return bool(np.any(~seen[: np.flatnonzero(seen)[-1]])) if seen.any() else False
 

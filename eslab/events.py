@@ -25,6 +25,7 @@ from eslab.sources import CONSUMER_OFFSETS
 
 __all__ = [
     "EVENTS",
+    "PLACE",
     "Between",
     "Events",
     "LifeState",
@@ -291,6 +292,8 @@ class Events:
 
 _CUT_COLUMNS: Final = ("topic", "partition_id", "incarnation", "record_offset")
 _CLOCK_COLUMNS: Final = ("happened_at", "recorded_at", "order_at")
+PLACE: Final = (*_CUT_COLUMNS, *_CLOCK_COLUMNS)
+"""What tells whether a selection holds a row."""
 
 
 class Slice:

@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 
 from eslab.decode import UNDECODABLE, with_decimals
 from eslab.errors import ProjectionError
-from eslab.events import Slice
+from eslab.events import PLACE, Slice, held
 from eslab.markup import visible
-from eslab.model import MISSING, TOMBSTONE, Coordinates, Event, loads, loads_each
+from eslab.model import MISSING, TOMBSTONE, Coordinates, Event, Selection, loads, loads_each
 from eslab.projection import Handler, Projection
 
 __all__ = ["FOLD_COLUMNS", "Failure", "Fold", "Rows", "Step", "apply", "events_of", "stretches"]
@@ -34,6 +34,7 @@ class Rows:
     def __init__(self, rows: Slice) -> None:
         self._slice = rows
         self._lists: dict[str, list[Any]] = {}
+        self._places: pa.Table | None = None
 
     def __len__(self) -> int:
         return int(self._slice.table.num_rows)
@@ -57,6 +58,12 @@ class Rows:
     def declares(self) -> bool:
         """Whether lab.toml declares decimals of any topic."""
         return bool(self._slice.decimals)
+
+    def within(self, selection: Selection) -> np.ndarray:
+        """Which rows a selection holds."""
+        if self._places is None:
+            self._places = pa.table({name: self.column(name) for name in PLACE})
+        return held(self._places, selection)
 
     def list(self, column: str) -> list[Any]:
         """A whole column; times as aware datetimes in UTC."""

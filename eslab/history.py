@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import datetime as dt
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -419,18 +420,21 @@ class History(Sequence[Step]):
 
     def _at_time(self, moment: dt.datetime) -> State:
         if self.selection.happened_until is not None:
-            happened = zip(self._rows.list("happened_at"), self._rows.list("recorded_at"), self._rows.list("order_at"), strict=True)
-            held = np.array([(a or b or c) <= moment for a, b, c in happened], np.bool_)
+            held = self._rows.within(dataclasses.replace(self.selection, happened_until=moment))
             return self._state_of(np.flatnonzero(held), lambda: self.selection.cut, self._beyond(moment))
         version = bisect_right(self._rows.list("order_at"), moment)
         return self._state_of(np.arange(version), lambda: cuts.at_time(self._events, moment), self._beyond(moment))
 
     def _at_event(self, told: str | Coordinates | tuple[str, int, int]) -> State:
         key, seen = cuts.find_event(self._events, told)
-        columns = [self._rows.list(name) for name in ("order_at", "topic", "partition_id", "incarnation", "record_offset")]
-        version = bisect_right(list(zip(*columns, strict=True)), key)
+        version = bisect_right(range(len(self)), key, key=self._place)
         note = f"event {told} was seen {seen} times; this is its first" if seen > 1 else ""
         return self._state_of(np.arange(version), lambda: cuts.at_event(self._events, told), note)
+
+    def _place(self, position: int) -> tuple[Any, ...]:
+        """Where a step stands in the lab's order."""
+        event = self._list[position]
+        return event.order_at, *event.coordinates
 
     def _beyond(self, moment: dt.datetime) -> str:
         if self._list and moment < self._list[0].order_at:
@@ -440,8 +444,7 @@ class History(Sequence[Step]):
         return f"log ends at {self._clock.show(last)}" if moment > last else ""
 
     def _rows_before(self, cut: Cut) -> np.ndarray:
-        columns = [self._rows.list(name) for name in ("topic", "partition_id", "incarnation", "record_offset")]
-        return np.array([cut.holds(Coordinates(*row)) for row in zip(*columns, strict=True)], np.bool_)
+        return self._rows.within(Selection(cut))
 
     def _state_of(self, held: np.ndarray, cut: Callable[[], Cut], note: str = "") -> State:
         """The state after the steps at these positions; where they are the first ones, from the kept states."""
