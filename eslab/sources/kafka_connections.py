@@ -13,6 +13,7 @@ from aiokafka.conn import AIOKafkaConnection, OAuthAuthenticator
 from aiokafka.protocol.admin import SaslAuthenticateRequest, SaslHandShakeRequest
 
 from eslab.errors import AccessDenied, SourceError, SourceUnreachable
+from eslab.sources.kafka_frames import FrameReader
 from eslab.sources.kafka_settings import Connecting
 
 __all__ = ["Address", "Connections", "TooOldError", "TryAgainError"]
@@ -137,9 +138,14 @@ class Connections:
 
 
 class _Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka is untyped here
-    """aiokafka's connection, with two of its silences broken: which mechanisms a listener offers, and that a token was refused."""
+    """aiokafka's connection, with two of its silences broken: which mechanisms a listener offers, and that a token was refused. Large answers are not copied."""
 
     offered: tuple[str, ...] = ()
+    _reader: Any
+
+    def _create_reader_task(self) -> Any:
+        self._reader = FrameReader(self._reader, self._writer.transport)
+        return super()._create_reader_task()
 
     def send(self, request: Any, expect_response: bool = True) -> Any:  # noqa: FBT001, FBT002 - aiokafka's own signature
         answer = super().send(request, expect_response)
