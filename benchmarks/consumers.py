@@ -13,28 +13,45 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 DEADLINE_S = 300
-WAY = Callable[[str, str, int, int, Path], float]
 
 
-def capture(bootstrap: str, topic: str, partitions: int, records: int, folder: Path) -> float:
+class Spent(NamedTuple):
+    """Seconds on the wall, and on both cores by this process."""
+
+    seconds: float
+    cpu_s: float
+
+    @classmethod
+    def now(cls) -> Self:
+        return cls(time.perf_counter(), time.process_time())
+
+    def since(self) -> Self:
+        now = self.now()
+        return type(self)(now.seconds - self.seconds, now.cpu_s - self.cpu_s)
+
+
+WAY = Callable[[str, str, int, int, Path], Spent]
+
+
+def capture(bootstrap: str, topic: str, partitions: int, records: int, folder: Path) -> Spent:
     from eslab.capture import capture, plan  # noqa: PLC0415
     from eslab.locking import writer_lock  # noqa: PLC0415
     from eslab.segments import Log  # noqa: PLC0415
     from eslab.sources.kafka import KafkaSource  # noqa: PLC0415
 
-    began = time.perf_counter()
+    began = Spent.now()
     with KafkaSource(f"kafka://{bootstrap}") as source, writer_lock(folder):
         log = Log(folder / "log")
         rows = sum(segment.footer.rows for segment in capture(source, log, plan(source, log, [topic])))
-    took = time.perf_counter() - began
+    took = began.since()
     assert rows == records, (rows, records)
     return took
 
 
-def aiokafka_getmany(bootstrap: str, topic: str, partitions: int, records: int, folder: Path) -> float:
+def aiokafka_getmany(bootstrap: str, topic: str, partitions: int, records: int, folder: Path) -> Spent:
     async def loop(consumer: Any) -> None:
         seen = 0
         async for found in getmany(consumer, max_records=100_000):
@@ -45,7 +62,7 @@ def aiokafka_getmany(bootstrap: str, topic: str, partitions: int, records: int, 
     return asyncio.run(timed(loop, bootstrap, topic, partitions, max_partition_fetch_bytes=16 << 20))
 
 
-def confluent_consume(bootstrap: str, topic: str, partitions: int, records: int, folder: Path) -> float:
+def confluent_consume(bootstrap: str, topic: str, partitions: int, records: int, folder: Path) -> Spent:
     import confluent_kafka as ck  # noqa: PLC0415
 
     consumer = ck.Consumer({
@@ -53,16 +70,16 @@ def confluent_consume(bootstrap: str, topic: str, partitions: int, records: int,
         "fetch.message.max.bytes": 16 << 20, "queued.max.messages.kbytes": 1 << 18,
     })  # fmt: skip
     consumer.assign([ck.TopicPartition(topic, at, 0) for at in range(partitions)])
-    began, seen = time.perf_counter(), 0
+    began, seen = Spent.now(), 0
     while seen < records:
-        assert time.perf_counter() - began < DEADLINE_S, f"{seen:,} of {records:,}"
+        assert began.since().seconds < DEADLINE_S, f"{seen:,} of {records:,}"
         seen += len(consumer.consume(100_000, 0.2))
-    took = time.perf_counter() - began
+    took = began.since()
     consumer.close()
     return took
 
 
-def usual_script(bootstrap: str, topic: str, partitions: int, records: int, folder: Path) -> float:
+def usual_script(bootstrap: str, topic: str, partitions: int, records: int, folder: Path) -> Spent:
     import pandas as pd  # noqa: PLC0415
 
     async def loop(consumer: Any) -> None:
@@ -82,8 +99,8 @@ def usual_script(bootstrap: str, topic: str, partitions: int, records: int, fold
     return asyncio.run(timed(loop, bootstrap, topic, partitions))
 
 
-async def timed(loop: Callable[[Any], Awaitable[None]], bootstrap: str, topic: str, partitions: int, **options: Any) -> float:
-    """The seconds that the loop takes over an aiokafka consumer that stands at the beginning of the topic."""
+async def timed(loop: Callable[[Any], Awaitable[None]], bootstrap: str, topic: str, partitions: int, **options: Any) -> Spent:
+    """What the loop takes over an aiokafka consumer that stands at the beginning of the topic."""
     import aiokafka  # noqa: PLC0415
 
     consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="earliest", **options)
@@ -92,9 +109,9 @@ async def timed(loop: Callable[[Any], Awaitable[None]], bootstrap: str, topic: s
         places = [aiokafka.TopicPartition(topic, at) for at in range(partitions)]
         consumer.assign(places)
         await consumer.seek_to_beginning(*places)
-        began = time.perf_counter()
+        began = Spent.now()
         await asyncio.wait_for(loop(consumer), DEADLINE_S)
-        return time.perf_counter() - began
+        return began.since()
     finally:
         await consumer.stop()
 
@@ -111,4 +128,4 @@ if __name__ == "__main__":
     name, bootstrap, topic, partitions, records, folder = sys.argv[1:]
     took = WAYS[name](bootstrap, topic, int(partitions), int(records), Path(folder))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
-    print(json.dumps({"records": int(records), "seconds": took, "cpu_s": time.process_time(), "peak_mb": peak}))
+    print(json.dumps({"records": int(records), **took._asdict(), "peak_mb": peak}))

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 from benchmarks.brokers import apache, embedded, fill, why_no_apache
-from benchmarks.consumers import aiokafka_getmany, capture
+from benchmarks.consumers import Spent, aiokafka_getmany, capture
 from benchmarks.data import PARTITIONS
 from benchmarks.report import begin, row
 from eslab import Lab
@@ -19,12 +18,12 @@ from eslab import Lab
 ROUNDS = 3
 
 
-def whole(bootstrap: str, topic: str, partitions: int, events: int, folder: Path) -> float:
-    """The seconds of `lab.snapshot`: segments, sorted events, lab.duckdb."""
-    began = time.perf_counter()
+def whole(bootstrap: str, topic: str, partitions: int, events: int, folder: Path) -> Spent:
+    """What `lab.snapshot` takes: segments, sorted events, lab.duckdb."""
+    began = Spent.now()
     lab = Lab(folder, say=lambda text: None)
     assert lab.snapshot(f"kafka://{bootstrap}", topic, progress=False).captured == events
-    return time.perf_counter() - began
+    return began.since()
 
 
 def run() -> None:
@@ -35,7 +34,7 @@ def run() -> None:
         rates: dict[str, list[float]] = {"bare": [], "capture": [], "whole": []}
         for turn in range(ROUNDS):
             for stage, way in (("bare", aiokafka_getmany), ("capture", capture), ("whole", whole)):
-                rates[stage].append(events / way(bootstrap, topic, partitions, events, Path(name) / f"{stage}-{turn}"))
+                rates[stage].append(events / way(bootstrap, topic, partitions, events, Path(name) / f"{stage}-{turn}").seconds)
         peer = statistics.median(rates["bare"])
         for stage in ("capture", "whole"):
             params = {"stage": stage, "n": events, "broker": kind}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import cramjam
@@ -16,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eslab.errors import SourceError
-from eslab.sources import Chunk, Hole, Marker
+from eslab.sources import Chunk, Hole, Marker, batch_codecs
 from eslab.sources import record_batches as record_batches_module
 from eslab.sources.batch_codecs import Scratch
 from eslab.sources.fetched_bytes import FetchedBytes
@@ -310,6 +312,22 @@ def test_a_batch_larger_than_the_scratch_is_read_whole():
     for codec in range(BLOCKS + 1):
         (chunk,) = decoded(batch(0, [(1, b"k", value, [])], codec=codec))
         assert chunk.records["value"][0].as_py() == value, codec
+
+
+@pytest.mark.parametrize("size", [1, 500, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, 300_000])
+def test_the_blocks_of_a_plain_lz4_frame_are_read_without_a_frame_decoder(size: int, monkeypatch: pytest.MonkeyPatch):
+    chance = random.Random(size)
+    raw = b"".join(b"%d, " % chance.randrange(1000) for _ in range(size))[: size - size // 3] + chance.randbytes(size // 3)
+    packed = lz4_blocks(raw)
+    monkeypatch.setattr(
+        batch_codecs, "cramjam", SimpleNamespace(lz4=SimpleNamespace(decompress_block_into=cramjam.lz4.decompress_block_into))
+    )
+    scratch = Scratch()
+    scratch.add(3, memoryview(lz4_blocks(b"before")))
+
+    first, end = scratch.add(3, memoryview(packed))
+
+    assert scratch.bytes[first:end] == raw
 
 
 def test_an_lz4_frame_that_is_cut_or_longer_than_itself_is_told():

@@ -45,10 +45,13 @@ class Scratch:
 
 # --- LZ4 ----------------------------------------------------------------------------------------
 
-_LZ4_HEAD: Final = struct.Struct("<IBB")
-_LZ4_MAGIC: Final = 0x184D2204
-_LZ4_FLAGS: Final = 0x60  # version 1, independent blocks, nothing else: what Java's and librdkafka's producers write
-_LZ4_BLOCK: Final = {4: 64 << 10, 5: 256 << 10, 6: 1 << 20, 7: 4 << 20}
+_LZ4_PLAIN: Final = struct.pack(
+    "<IB", 0x184D2204, 0x60
+)  # version 1, independent blocks, nothing else: what Java's and librdkafka's producers write
+_LZ4_FIRST: Final = 7  # where the blocks begin: after the flags come the largest size of a block, and a checksum of these two
+_LZ4_SIZE: Final = struct.Struct("<I")
+_LZ4_STORED: Final = 1 << 31
+_LZ4_BLOCK: Final = 4 << 20  # no block is larger when unpacked
 
 
 def _lz4_into(frame: memoryview, room: memoryview) -> int:
@@ -57,26 +60,22 @@ def _lz4_into(frame: memoryview, room: memoryview) -> int:
     A frame decoder sets up its buffers anew for each frame, which costs ten times the decoding of a small batch. What is not of the plain kind goes to one
     all the same. The frame's own checksums are not looked at: the batch has one over all of it.
     """
-    if len(frame) < _LZ4_HEAD.size + 1:
+    if frame[: len(_LZ4_PLAIN)] != _LZ4_PLAIN:
         return int(cramjam.lz4.decompress_into(frame, room))
-    magic, flags, kind = _LZ4_HEAD.unpack_from(frame)
-    most = _LZ4_BLOCK.get(kind >> 4)
-    if magic != _LZ4_MAGIC or flags != _LZ4_FLAGS or most is None:
-        return int(cramjam.lz4.decompress_into(frame, room))
-    at, used = _LZ4_HEAD.size + 1, 0
-    while size := int.from_bytes(frame[at : at + 4], "little"):
-        at += 4
-        stored, size = size >> 31, size & 0x7FFFFFFF
-        block, left = frame[at : at + size], len(room) - used
-        if len(block) < size or (stored and size > left):
+    at, used, end = _LZ4_FIRST, 0, len(frame) - _LZ4_SIZE.size
+    while size := _LZ4_SIZE.unpack_from(frame, at)[0]:
+        at += _LZ4_SIZE.size
+        stored, size = size & _LZ4_STORED, size & ~_LZ4_STORED
+        if at + size > end or (stored and size > len(room) - used):
             raise cramjam.DecompressionError("a block longer than its frame, or than the room for it")
         if stored:
-            room[used : used + size] = block
+            room[used : used + size] = frame[at : at + size]
             used += size
         else:
-            used += cramjam.lz4.decompress_block_into(block, room[used:], output_len=min(most, left))
+            most = min(_LZ4_BLOCK, len(room) - used)  # told, because else the block's first bytes are taken for its size
+            used += cramjam.lz4.decompress_block_into(frame[at : at + size], room[used:] if used else room, output_len=most)
         at += size
-    if at + 4 != len(frame):
+    if at != end:
         raise cramjam.DecompressionError("a frame without its end, or with more behind it")
     return used
 
