@@ -29,9 +29,8 @@ from eslab.segments import DAMAGED, self_checksum
 __all__ = ["SAMPLES", "check_samples", "merge_samples", "read_files", "write_samples"]
 
 FORMAT_VERSION: Final = 1
-NEIGHBOURS: Final = (
-    8  # as many files of one level become one: a day of minute files is read as a dozen, and each row is written again four times
-)
+NEIGHBOURS: Final = 8
+"""As many files of one level become one: a day of minute files is read as a dozen, and each row is written again four times."""
 MERGED_BYTES: Final = 64 << 20  # of files: larger ones gain nothing
 STALE_S: Final = 3600  # a temporary file that is older was left by a process that was killed: none takes so long to write
 TRIES: Final = 20  # how often a reader begins again because a merge took away what it had just listed

@@ -610,12 +610,10 @@ def test_the_sample_in_the_repository_is_what_the_demo_writes(tmp_path):
 
 
 @pytest.fixture
-def cluster():
+def cluster(kafka):
     from confluent_kafka.admin import AdminClient
 
-    address = os.environ.get("ESLAB_TEST_KAFKA")
-    if not address:
-        pytest.skip("ESLAB_TEST_KAFKA is not set")
+    address = kafka.bootstrap
     admin = AdminClient({"bootstrap.servers": address})
 
     def found():
@@ -627,7 +625,6 @@ def cluster():
         future.result()
 
 
-@pytest.mark.kafka
 def test_on_a_cluster_a_demo_that_broke_off_goes_on_and_ends_with_every_record_once(tmp_path, lab, cluster):
     address, admin = cluster
     lab.dies_at = 1
@@ -648,7 +645,6 @@ def test_on_a_cluster_a_demo_that_broke_off_goes_on_and_ends_with_every_record_o
     assert admin.describe_configs([resource])[resource].result()["retention.ms"].value == "-1"
 
 
-@pytest.mark.kafka
 @pytest.mark.usefixtures("lab")
 @pytest.mark.parametrize("strange", ["other seed", "other topic"])
 def test_on_a_cluster_topics_that_are_not_this_demos_are_refused_and_nothing_is_written(tmp_path, cluster, strange):

@@ -167,7 +167,9 @@ def test_a_sample_of_damaged_batches_is_read_as_aiokafka_reads_them_or_refused()
 def test_a_million_damaged_batches_are_read_as_aiokafka_reads_them_or_refused(seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        attack(100_000, seed=1000 + seed)
+        read, refused = attack(100_000, seed=1000 + seed)
+    assert read > 10_000
+    assert refused > 10_000
 
 
 def test_the_oracle_catches_a_decoder_that_is_wrong(monkeypatch):

@@ -45,9 +45,8 @@ class Scratch:
 
 # --- LZ4 ----------------------------------------------------------------------------------------
 
-_LZ4_PLAIN: Final = struct.pack(
-    "<IB", 0x184D2204, 0x60
-)  # version 1, independent blocks, nothing else: what Java's and librdkafka's producers write
+_LZ4_PLAIN: Final = struct.pack("<IB", 0x184D2204, 0x60)
+"""Version 1, independent blocks, nothing else: what Java's and librdkafka's producers write."""
 _LZ4_FIRST: Final = 7  # where the blocks begin: after the flags come the largest size of a block, and a checksum of these two
 _LZ4_SIZE: Final = struct.Struct("<I")
 _LZ4_STORED: Final = 1 << 31
