@@ -21,7 +21,7 @@ from eslab.cuts import Clock
 from eslab.errors import MomentError, UnknownId, VersionOutOfRange
 from eslab.events import Events
 from eslab.folding import FOLD_COLUMNS, Rows, apply, events_of
-from eslab.model import EACH, Coordinates, Cut, Event, Path, Selection, format_path, pack_state, parse_path
+from eslab.model import EACH, MISSING, Coordinates, Cut, Event, Path, Selection, format_path, pack_state, parse_path, value_at
 from eslab.projection import Projection
 from eslab.views import tables
 from eslab.wording import many
@@ -34,6 +34,9 @@ __all__ = ["History", "Moment", "State", "Step", "open_history"]
 LIMIT: Final = 20_000  # steps that a stepper is sent unless more are asked for: about 15 MB, open within two seconds
 EVERY: Final = 512  # steps between two kept states: a seek folds at most so many, 1 to 2 ms, and a million events keep 2,000 states
 SHOWN: Final = 50
+
+Predicate = Callable[[Any], Any]
+"""Takes a state and says whether it is so."""
 
 Moment = str | dt.datetime | int | Cut | None
 """A time, a version, a cut, or None for all that the history holds."""
@@ -145,8 +148,12 @@ class History(Sequence[Step]):
         return self._step(position, self._state_at(position))
 
     def __iter__(self) -> Iterator[Step]:
-        state = self._state_at(0)
-        for position in range(len(self)):
+        return self._steps(0, len(self))
+
+    def _steps(self, first: int, last: int) -> Iterator[Step]:
+        """The steps at positions first to last (exclusive)."""
+        state = self._state_at(first)
+        for position in range(first, last):
             step = self._step(position, state)
             yield step
             state = copy.deepcopy(step.after)
@@ -185,6 +192,74 @@ class History(Sequence[Step]):
     def diff(self, before: Moment, after: Moment) -> Changes:
         """What changed between two moments, each a time, a version or a cut."""
         return diff(self.at(before).value, self.at(after).value)
+
+    def run_until(
+        self,
+        *,
+        event_type: str | None = None,
+        when: Predicate | None = None,
+        changed: str | None = None,
+        failed: bool = False,
+        after: Moment = 0,
+    ) -> Step | None:
+        """The first step past a moment (default: the beginning) at which one of these is so; None if it never is.
+
+        `event_type`: the event is of it. `when(state)` holds after it. `changed`: it changed what stands at a path, or within it. `failed`: its handler raised.
+        """
+        stops = self._stops(event_type, when, changed, failed=failed)
+        return next(filter(stops, self._steps(self._position_at(after), len(self))), None)
+
+    def run_back_until(
+        self,
+        *,
+        event_type: str | None = None,
+        when: Predicate | None = None,
+        changed: str | None = None,
+        failed: bool = False,
+        before: Moment = None,
+    ) -> Step | None:
+        """The last step before the one at a moment, or of all, at which one of these is so, as `run_until` takes them; None if it never was.
+
+        From a step: `h.run_back_until(changed="total", before=step.version)` is the one before it.
+        """
+        stops = self._stops(event_type, when, changed, failed=failed)
+        last = len(self) if before is None else max(self._position_at(before) - 1, 0)
+        found = None
+        for step in filter(stops, self._steps(0, last)):
+            found = step
+        return found
+
+    def _stops(self, event_type: str | None, when: Predicate | None, changed: str | None, *, failed: bool) -> Callable[[Step], bool]:
+        if event_type is None and when is None and changed is None and not failed:
+            raise MomentError("run until what? give event_type=, when= (a function of the state), changed= (a path) or failed=True")
+        at = {one.version for one in of_path(self._caused(), self._path(changed))} if changed is not None else set()
+
+        def stops(step: Step) -> bool:
+            return (
+                (event_type is not None and step.event.type == event_type)
+                or step.version in at
+                or (failed and "failed" in step.marks)
+                or (when is not None and bool(when(step.after)))
+            )
+
+        return stops
+
+    def watch(self, *paths: str) -> pd.DataFrame:
+        """The values at some paths over time: a row for each step that changed one of them, a column for each path; `MISSING` where nothing stands."""
+        wanted = {path: self._path(path) for path in paths}
+        if not wanted:
+            raise MomentError('watch what? name paths, like h.watch("status", "items[0].price")')
+        at = {one.version for path in wanted.values() for one in of_path(self._caused(), path)}
+        rows = []
+        for step in self:
+            if step.version in at:
+                event = step.event
+                told = {"version": step.version, "event_type": event.type if isinstance(event.type, str) else "(tombstone)"}
+                told |= {"event_id": event.id, "recorded_at": event.recorded_at}
+                rows.append(told | {path: value_at(step.after, own, MISSING) for path, own in wanted.items()})
+        frame = pd.DataFrame(rows, columns=["version", "event_type", "event_id", "recorded_at", *wanted]).set_index("version")
+        frame["recorded_at"] = pd.to_datetime(frame["recorded_at"], utc=True).dt.tz_convert(self._clock.zone)
+        return frame
 
     def changes(self) -> Causes:
         """Every change of every step, in their order, with the event that made it. Folds every step once; `blame` and `explain` read it."""

@@ -24,6 +24,7 @@ from eslab.contents import Gaps, Info, Snapshot, span, told_of
 from eslab.cuts import Clock
 from eslab.errors import ConfigError, LabBusy, MomentError, NotALab, ProjectionError
 from eslab.events import Events, Manifest, newest_manifest
+from eslab.firsts import Firsts, find_firsts
 from eslab.freezing import strict as frozen
 from eslab.history import History
 from eslab.lag import Lag, groups, open_lag
@@ -470,6 +471,21 @@ class Lab:
                 clock=clock,
                 on_rows=bar.count,
             )
+
+    def first(
+        self,
+        projection: Projection | str,
+        predicate: Callable[[Any], Any],
+        *,
+        at: str | dt.datetime | Cut | None = None,
+        keys: str | Sequence[str] | None = None,
+        progress: bool = True,
+    ) -> Firsts:
+        """The first event of every key after which `predicate(state)` holds; `.first` is the earliest of all. One pass over the events."""
+        events = self._now()
+        todo = replay.plan(events, self._folded(projection), self._selection(events, at), keys=keys)
+        with Bar(f"searching {todo.projection.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
+            return find_firsts(todo, predicate, self._clock(), on_rows=bar.count)
 
     def compare(
         self,

@@ -176,6 +176,7 @@ def test_every_command_has_its_help():
         "late",
         "bookmark",
         "replay",
+        "first",
         "compare",
         "lag",
         "throughput",

@@ -11,7 +11,7 @@ from eslab.cli.comparing import compare
 from eslab.cli.measuring import lag, throughput
 from eslab.cli.moments import bookmark, late
 from eslab.cli.querying import sql
-from eslab.cli.replaying import replay
+from eslab.cli.replaying import first, replay
 
 __all__ = ["main"]
 
@@ -29,6 +29,7 @@ for one in (
     late,
     bookmark,
     replay,
+    first,
     compare,
     lag,
     throughput,

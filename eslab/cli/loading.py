@@ -1,19 +1,20 @@
-"""A projection that the user named as `file.py:name`."""
+"""A projection, or a function, that the user named as `file.py:name`."""
 # ruff: noqa: PLC0415  pandas, Arrow and DuckDB take most of a second: commands import them when they run, so that --help need not wait
 
 from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from eslab.errors import ProjectionError
 
 if TYPE_CHECKING:
     from eslab.projection import Projection, SqlProjection
 
-__all__ = ["load_projection"]
+__all__ = ["load_function", "load_projection"]
 
 
 @overload
@@ -22,13 +23,33 @@ def load_projection(told: str | None, option: str = ..., *, queries: Literal[Fal
 def load_projection(told: str | None, option: str = ..., *, queries: bool) -> Projection | SqlProjection | None: ...
 def load_projection(told: str | None, option: str = "--projection", *, queries: bool = False) -> Projection | SqlProjection | None:
     """The projection (with `queries`, one in SQL, too) in a Python file that the user named, by that option. Runs the file, as a script that stands in its folder."""
-    from importlib.machinery import SourceFileLoader
-    from importlib.util import module_from_spec, spec_from_loader
-
     from eslab.projection import Projection, SqlProjection
 
     if told is None:
         return None
+    kinds = (Projection, SqlProjection) if queries else Projection
+    file, name, names = _run(told, option)
+    found = names.get(name)
+    if not isinstance(found, kinds):
+        others = ", ".join(other for other, value in names.items() if isinstance(value, kinds))
+        raise ProjectionError(f"{file} has no projection called {name}; it has {others or 'none'}")
+    return found
+
+
+def load_function(told: str, option: str) -> Callable[..., Any]:
+    """The function in a Python file that the user named as `file.py:name`, by that option. Runs the file."""
+    file, name, names = _run(told, option)
+    found: Callable[..., Any] | None = names.get(name)
+    if not callable(found):
+        raise ProjectionError(f"{file} has no function called {name}")
+    return found
+
+
+def _run(told: str, option: str) -> tuple[str, str, dict[str, Any]]:
+    """Run the file that is meant: its name, the name that is asked for, and all names that it has."""
+    from importlib.machinery import SourceFileLoader
+    from importlib.util import module_from_spec, spec_from_loader
+
     file, _, name = told.rpartition(":")
     path = Path(file).absolute()
     if not name or not path.is_file():
@@ -44,9 +65,4 @@ def load_projection(told: str | None, option: str = "--projection", *, queries: 
         lines = [frame.lineno for frame in traceback.extract_tb(exc.__traceback__) if frame.filename == str(path)]
         where = f"{file}, line {lines[-1]}" if lines else file
         raise ProjectionError(f"{where}: {type(exc).__name__}: {exc}") from exc
-    found = getattr(module, name, None)
-    kinds = (Projection, SqlProjection) if queries else Projection
-    if not isinstance(found, kinds):
-        others = ", ".join(other for other, value in vars(module).items() if isinstance(value, kinds))
-        raise ProjectionError(f"{file} has no projection called {name}; it has {others or 'none'}")
-    return found
+    return file, name, vars(module)

@@ -1,4 +1,4 @@
-"""The command that folds a projection over everything."""
+"""The commands that fold a projection over everything."""
 # ruff: noqa: PLC0415  pandas, Arrow and DuckDB take most of a second: commands import them when they run, so that --help need not wait
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eslab.cli.command import Command, clock_option, json_option, lab_argument, open_lab
-from eslab.cli.loading import load_projection
+from eslab.cli.loading import load_function, load_projection
 from eslab.cli.output import Out, embedded, note, rows_of
 
 if TYPE_CHECKING:
     from eslab.sqlworld import SqlWorld
     from eslab.world import World
 
-__all__ = ["replay"]
+__all__ = ["first", "replay"]
 
 
 @click.command(cls=Command)
@@ -133,3 +133,46 @@ def _states(world: World) -> Iterator[dict[str, Any]]:
     versions = world.arrow()["version"].to_pylist()
     for (key, state), version in zip(world.items(), versions, strict=True):
         yield {"key": key, "version": version, "state": state}
+
+
+@click.command(cls=Command)
+@lab_argument
+@click.argument("aggregate", required=False)
+@click.option(
+    "--when", required=True, metavar="FILE.PY:NAME", help="A function that takes a key's state and says whether it is so. Runs the file."
+)
+@click.option("--projection", metavar="FILE.PY:NAME", help="What to fold. Default: merge the fields of data. Runs the file.")
+@click.option("--at", metavar="TIME", help="Until this moment, inclusive. Default: all that is captured.")
+@json_option
+@click.pass_context
+def first(
+    ctx: click.Context,
+    *,
+    folder: str,
+    aggregate: str | None,
+    when: str,
+    projection: str | None,
+    at: str | None,
+    tz: str | None,
+    as_json: bool,
+) -> None:
+    """Show the first event of every key after which its state is as a function asks.
+
+    The earliest comes first. Exits with 1 if there is none.
+    """
+    if (aggregate is None) is (projection is None):
+        raise click.UsageError("give an AGGREGATE, or --projection FILE.PY:NAME")
+    lab = open_lab(folder, tz)
+    until = None if at is None else lab.moment(at)
+    chosen = load_projection(projection) or aggregate
+    assert chosen is not None
+    found = lab.first(chosen, load_function(when, "--when"), at=until, progress=sys.stderr.isatty())
+    if as_json:
+        ctx.obj.json([{**row, "state": embedded(row["state"])} for row in found.arrow().to_pylist()])
+    else:
+        ctx.obj.line(repr(found).strip("<>"))
+        if len(found):
+            ctx.obj.table(found.arrow().column_names, (list(row.values()) for row in found.arrow().to_pylist()))
+        words = [aggregate] if aggregate else []
+        ctx.obj.again("first", folder, *words, when=when, projection=projection, at=until and until.isoformat(), tz=tz)
+    ctx.exit(0 if len(found) else 1)
