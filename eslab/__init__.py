@@ -9,12 +9,14 @@
 
 from eslab import errors
 from eslab.apart import WorldChanges
+from eslab.blaming import Cause, Causes, Explanation
 from eslab.bookmarks import Bookmarks
 from eslab.changes import Changes
 from eslab.compare import Comparison, Difference, Divergence
 from eslab.contents import Gaps, Info, Snapshot
 from eslab.demo import demo
 from eslab.errors import EslabError
+from eslab.firsts import First, Firsts
 from eslab.history import History, State, Step
 from eslab.lab import Lab
 from eslab.lag import Lag, Stalls, Standing
@@ -37,6 +39,8 @@ __all__ = [
     "MISSING",
     "TOMBSTONE",
     "Bookmarks",
+    "Cause",
+    "Causes",
     "Change",
     "Changes",
     "Comparison",
@@ -46,6 +50,9 @@ __all__ = [
     "Divergence",
     "EslabError",
     "Event",
+    "Explanation",
+    "First",
+    "Firsts",
     "Found",
     "Gaps",
     "History",

@@ -21,6 +21,7 @@ from eslab.views import tables
 __all__ = ["First", "Firsts", "find_firsts"]
 
 SHOWN = 20
+COLUMNS = ["key", "version", "event", "id", "state"]
 
 Predicate = Callable[[Any], Any]
 
@@ -57,6 +58,13 @@ class First:
     def __repr__(self) -> str:
         event = f"{self.event_type or 'a tombstone'} {self.event_id or self.at}"
         return tables.visible(f"<First of {self.key}: version {self.version}, {event}; {tables.show(self.state)}>")
+
+    def _repr_html_(self) -> str:
+        return tables.html(COLUMNS, [self.row()], caption="the first event after which it held")
+
+    def row(self) -> list[Any]:
+        """What a table shows of it, in the order of COLUMNS."""
+        return [self.key, self.version, self.event_type or "(tombstone)", self.event_id or str(self.at), self.state]
 
 
 class Firsts(Sequence[First]):
@@ -116,9 +124,9 @@ class Firsts(Sequence[First]):
         return tables.visible(f"<{self._said()}>")
 
     def _repr_html_(self) -> str:
-        rows = [[one.key, one.version, one.event_type or "(tombstone)", one.event_id or str(one.at), one.state] for one in self[:SHOWN]]
+        rows = [one.row() for one in self[:SHOWN]]
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
-        return tables.html(["key", "version", "event", "id", "state"], rows, caption=self._said() + more, empty="it never held")
+        return tables.html(COLUMNS, rows, caption=self._said() + more, empty="it never held")
 
 
 def find_firsts(todo: ReplayPlan, predicate: Predicate, clock: Clock, *, on_rows: Callable[[int], None] = lambda count: None) -> Firsts:

@@ -75,6 +75,8 @@ def views(text: str) -> dict[str, Any]:
         "history": h,
         "blame": h.blame(),
         "explanation": h.explain("orderId"),
+        "firsts": lab.first("order", bool, progress=False),
+        "first": lab.first("order", bool, progress=False).first,
         "failed history": lab.history("order", text, projection=failing),
         "half history": lab.history("order", text, projection=other),
         "step": h[-1],
@@ -199,7 +201,20 @@ def test_every_object_has_a_face_and_the_tabular_ones_have_tables(made):
     for name, view in every.items():
         assert shown(view) or name == "change", name
         assert len(repr(view)) < 3000, name
-    for name in ("info", "gaps", "found", "verification", "history", "blame", "changes", "cut", "world", "comparison", "failed comparison"):
+    for name in (
+        "info",
+        "gaps",
+        "found",
+        "verification",
+        "history",
+        "blame",
+        "firsts",
+        "changes",
+        "cut",
+        "world",
+        "comparison",
+        "failed comparison",
+    ):
         frame, table = every[name].df(), every[name].arrow()
         assert isinstance(frame, pd.DataFrame)
         assert isinstance(table, pa.Table)
