@@ -1,4 +1,4 @@
-"""Runs notebooks/*.ipynb, or those that are named, each in a new kernel and with the network cut. `make notebooks` calls it.
+"""Runs the notebooks under notebooks/, or those that are named, each in a new kernel and with the network cut. `make notebooks` calls it.
 
 A notebook fails if a cell raises (unless it is tagged `raises-exception`) or writes to stderr, if it tries to reach anything but this machine,
 or if outputs were committed with it: those would be of another day than the code.
@@ -76,7 +76,7 @@ def go_alone() -> bool:
 
 
 def main(names: list[str]) -> int:
-    paths = [Path(name) for name in names] or sorted((ROOT / "notebooks").glob("*.ipynb"))
+    paths = [Path(name) for name in names] or sorted((ROOT / "notebooks").glob("**/[0-9]*.ipynb"))
     if not paths:
         print("there is no notebook in notebooks/")
         return 1
