@@ -31,8 +31,8 @@ lab: $(VENV)/lab ## JupyterLab on the demo: the order shop
 test: $(VENV)/test ## all tests but the long ones
 	$(RUN) pytest -n 3 --dist loadgroup -m "not torture" $(ARGS)
 
-torture: $(VENV)/test ## the long tests
-	$(RUN) pytest -m torture $(ARGS)
+torture: $(VENV)/test ## the long tests, and twenty times as many examples of those that draw theirs
+	ESLAB_EXAMPLES=20 $(RUN) pytest -m "torture or hypothesis" --timeout 0 $(ARGS)
 
 lint: $(VENV)/test ## ruff, mypy, and the one way that imports go
 	$(RUN) ruff check

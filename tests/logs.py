@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import random
 import re
 from bisect import bisect_right
@@ -23,10 +24,16 @@ from eslab.model import Coordinates, Record
 from eslab.sources.memory import MemorySource
 
 _COMMON = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-CI = settings(
-    max_examples=25, derandomize=True, phases=[Phase.explicit, Phase.generate], **_COMMON
-)  # shrinking takes minutes: leave it to the long run
+MORE = int(os.environ.get("ESLAB_EXAMPLES", "1"))  # `make torture` says more
 TORTURE = settings(max_examples=2000, **_COMMON)
+
+
+def few(examples: int) -> settings:
+    """So many examples in `make test`, always the same ones and not shrunk, which takes minutes; many times as many, drawn anew, in `make torture`."""
+    if MORE > 1:
+        return settings(max_examples=examples * MORE, **_COMMON)
+    return settings(max_examples=examples, derandomize=True, phases=[Phase.explicit, Phase.generate], **_COMMON)
+
 
 BASE_MS = 1_767_225_600_000  # 2026-01-01
 WEEK_MS = 7 * 24 * 3_600_000

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from logs import CI, logs, new_lab, snapshot
+from logs import few, logs, new_lab, snapshot
 
 from eslab import advancing, keyed, world
 from eslab.errors import MomentError
@@ -51,7 +51,7 @@ def advances(lab: Any, cuts: list[Cut], **options: Any) -> list[str]:
     return found
 
 
-@settings(CI, max_examples=6)
+@few(6)
 @given(log=logs(), seed=st.integers(0, 9))
 def test_a_world_carried_on_through_any_cuts_is_that_of_a_replay(log, seed):
     chance = random.Random(seed)

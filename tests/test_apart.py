@@ -5,9 +5,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from logs import CI, captured, logs
+from logs import captured, few, logs
 from oracle import Oracle, canonical
 
 import eslab
@@ -64,7 +64,7 @@ def test_of_keys_that_failed_nothing_is_said_and_they_are_counted(lab):
         lab.replay("order", progress=False).diff(lab.replay(Projection("t", key="topic", evolve=lambda state, event: {}), progress=False))
 
 
-@settings(CI, max_examples=8)
+@few(8)
 @given(logs(), st.integers(0, 2**32))
 def test_it_is_what_a_loop_over_both_worlds_finds(log, seed):
     chance = random.Random(seed)

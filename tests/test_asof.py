@@ -10,9 +10,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from logs import CI, _digits, captured, logs, made, new_lab, snapshot
+from logs import _digits, captured, few, logs, made, new_lab, snapshot
 from oracle import Oracle, canonical, moment
 
 import eslab
@@ -61,7 +61,7 @@ def some_moments(oracle, seed):
     ]
 
 
-@settings(CI, max_examples=12)
+@few(7)
 @given(logs(), st.integers(0, 2**32))
 def test_the_world_at_any_moment_is_the_oracles_and_that_of_replay(log, seed):
     with tempfile.TemporaryDirectory() as folder:

@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from logs import few
 from test_model import states
 
 import eslab
@@ -118,7 +119,7 @@ def leaves(value, path=()):
 objects = states.filter(lambda state: isinstance(state, dict))
 
 
-@settings(max_examples=25, deadline=None)
+@few(12)
 @given(st.lists(objects, min_size=1, max_size=6))
 def test_blame_is_what_a_loop_over_the_states_finds(made):
     replaced = eslab.Projection("replaced", aggregate="order", evolve=lambda state, event: made[event.data["n"]])

@@ -8,10 +8,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import vl_convert
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lags import BASE, at, lab_of, record, sample
-from logs import CI
+from logs import few
 
 import eslab
 from eslab.buckets import thin
@@ -165,7 +165,7 @@ def test_many_topics_share_a_line_beyond_nine(tmp_path):
 # --- points that are kept -------------------------------------------------------------------------
 
 
-@settings(CI, max_examples=6)
+@few(6)
 @given(seed=st.integers(0, 10**6), most=st.integers(120, 2_000))
 def test_thinning_keeps_every_series_peak_and_low_and_no_more_than_asked(seed, most):
     dice = random.Random(seed)

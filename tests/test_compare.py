@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logs import CI, TORTURE, captured, logs, made
+from logs import TORTURE, captured, few, logs, made
 from oracle import Oracle
 
 import eslab
@@ -203,7 +203,7 @@ def check(log: Any, seed: int) -> None:
             assert list(comparison_differences(lab, oracle, *pair(kind), cut, oracle.until_event(event))) == [], kind
 
 
-@settings(CI, max_examples=10)
+@few(6)
 @given(logs(), st.integers(0, 1000))
 def test_every_group_state_and_divergence_of_a_made_log_is_what_a_plain_loop_finds(log, seed):
     check(log, seed)

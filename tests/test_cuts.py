@@ -7,9 +7,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from logs import CI, captured, logs, made, new_lab, snapshot, state_of
+from logs import captured, few, logs, made, new_lab, snapshot, state_of
 from oracle import Oracle, canonical
 
 from eslab import Coordinates, Cut, Lab, Record, SqlProjection, cuts
@@ -67,7 +67,7 @@ def version_differences(lab, oracle, chance):
             yield f"{key} at version {version}: {state}"
 
 
-@settings(CI, max_examples=15)
+@few(8)
 @given(logs(), SEEDS)
 def test_a_cut_at_any_version_of_any_key_is_the_oracles(log, seed):
     with tempfile.TemporaryDirectory() as folder:
@@ -174,7 +174,7 @@ def test_a_commit_from_before_a_topic_was_made_anew_says_nothing_of_it(lab):
     assert len(lab.cut(group="billing").excluded) == 2
 
 
-@settings(CI, max_examples=30)
+@few(15)
 @given(
     st.lists(
         st.tuples(st.integers(0, 1), st.none() | st.integers(0, 9), st.integers(0, 20), st.none() | st.integers(0, 20)),
@@ -428,7 +428,7 @@ def test_what_had_happened_is_asked_of_all_that_is_captured_or_of_a_cut(tmp_path
         lab.replay("an", at=lab.cut(), cut=lab.cut())
 
 
-@settings(CI, max_examples=10)
+@few(10)
 @given(logs(), SEEDS)
 def test_what_had_happened_within_a_cut_is_the_oracles(log, seed):
     chance = random.Random(seed)

@@ -8,8 +8,8 @@ from collections import defaultdict
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from logs import captured, logs
+from hypothesis import given
+from logs import captured, few, logs
 
 import eslab
 from eslab.errors import MomentError, ProjectionError, UnknownId
@@ -122,7 +122,7 @@ def test_a_predicate_that_raises_or_is_none_is_one_sentence(lab):
         lab.first(balance(), "n < 0", progress=False)
 
 
-@settings(max_examples=15, deadline=None)
+@few(8)
 @given(logs())
 def test_in_any_log_it_is_what_the_histories_say(tmp_path_factory, log):
     lab = captured(tmp_path_factory.mktemp("any") / "lab", log)

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from logs import CI, captured, logs, made, state_of
+from logs import captured, few, logs, made, state_of
 from oracle import EACH, Oracle, _text, _walk, canonical
 
 import eslab
@@ -223,7 +223,7 @@ def keying_path(path):
     return eslab.model.parse_path(path)[1:]
 
 
-@settings(CI, max_examples=10)
+@few(10)
 @given(logs(), st.integers(0, 2**32))
 def test_the_world_by_any_key_is_that_of_a_loop_over_the_log(log, seed):
     with tempfile.TemporaryDirectory() as folder:

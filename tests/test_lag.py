@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lags import BASE, SECOND, Gapped, Made, at, facts, lab_of, made, oracle, position, record, sample
-from logs import CI, TORTURE
+from logs import TORTURE, few
 
 import eslab
 from eslab import Lab
@@ -54,7 +54,7 @@ def differences(folder: Path, seed: int):
 MICRO = dt.timedelta(microseconds=1)
 
 
-@settings(CI, max_examples=4)
+@few(4)
 @given(seed=st.integers(0, 10_000_000))
 def test_lag_at_any_moment_is_that_of_the_plain_oracle(tmp_path_factory, seed):
     assert next(differences(tmp_path_factory.mktemp("lag"), seed), None) is None

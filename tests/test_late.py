@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from logs import CI, captured, logs
+from logs import captured, few, logs
 from oracle import Oracle
 
 import eslab
@@ -86,7 +86,7 @@ def test_hostile_ids_are_escaped():
     assert "<b>" not in lab.late(min="0s")._repr_html_()
 
 
-@settings(CI, max_examples=15)
+@few(8)
 @given(logs(), st.integers(0, 2**32))
 def test_what_is_late_is_the_oracles(log, seed):
     least = dt.timedelta(seconds=random.Random(seed).choice([0, 1, 30, 90, 86_400]))

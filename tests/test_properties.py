@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from logs import CI, TORTURE, Log, all_differences, captured, logs, made, new_lab, snapshot
+from logs import TORTURE, Log, all_differences, captured, few, logs, made, new_lab, snapshot
 from oracle import Oracle
 
 from eslab.events import Events, newest_manifest
@@ -23,7 +23,6 @@ from eslab.runs import KEY
 from eslab.sources.memory import MemorySource
 
 SEEDS = st.integers(0, 2**32)
-FEW = settings(CI, max_examples=20)
 
 
 def check_every_answer(log: Log, seed: int) -> None:
@@ -32,7 +31,7 @@ def check_every_answer(log: Log, seed: int) -> None:
         assert list(all_differences(lab, Oracle(lab.path), random.Random(seed).choice)) == []
 
 
-@CI
+@few(15)
 @given(logs(), SEEDS)
 def test_every_history_state_world_and_count_of_a_made_log_is_the_oracles(log, seed):
     check_every_answer(log, seed)
@@ -91,14 +90,14 @@ def check_parts(log: Log, parts: int, seed: int) -> None:
         assert list(all_differences(split, Oracle(split.path), chance.choice)) == []
 
 
-@FEW
+@few(7)
 @given(logs(), st.integers(2, 6), SEEDS)
 def test_a_log_captured_in_any_parts_gives_the_same_events_and_answers(log, parts, seed):
     check_parts(log, parts, seed)
 
 
 def test_a_log_captured_in_fifty_snapshots_gives_the_same_events_and_answers():
-    check_parts(made(150, seed=5), 50, seed=5)
+    check_parts(made(100, seed=5), 50, seed=5)
 
 
 @pytest.mark.torture
@@ -109,7 +108,7 @@ def test_very_many_logs_captured_in_any_parts_give_the_same_events_and_answers(l
     check_parts(log, parts, seed)
 
 
-@settings(CI, max_examples=5)
+@few(3)
 @given(logs(), st.integers(1, 3), SEEDS)
 def test_without_events_and_lab_duckdb_a_reopened_lab_gives_the_same_answers(log, parts, seed):
     chance = random.Random(seed)
@@ -124,7 +123,7 @@ def test_without_events_and_lab_duckdb_a_reopened_lab_gives_the_same_answers(log
         assert (lab.path / "lab.duckdb").exists()
 
 
-@settings(CI, max_examples=10)
+@few(6)
 @given(logs(15), logs(15), SEEDS)
 def test_a_partition_made_anew_is_another_incarnation_and_the_newest_is_what_answers(first, second, seed):
     with tempfile.TemporaryDirectory() as folder:
@@ -139,7 +138,7 @@ def test_a_partition_made_anew_is_another_incarnation_and_the_newest_is_what_ans
 # --- cuts -------------------------------------------------------------------------------------------
 
 
-@settings(CI, max_examples=15)
+@few(8)
 @given(logs(), SEEDS)
 def test_cuts_are_prefixes_of_the_order_that_unite_intersect_and_survive_json(log, seed):
     chance = random.Random(seed)

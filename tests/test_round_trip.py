@@ -9,10 +9,10 @@ from typing import Any
 
 import confluent_kafka as ck
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kafka_cluster import QUIET, send
-from logs import CI, TORTURE
+from logs import TORTURE, few
 from test_format import footer, read_gaps, read_log
 from test_record_batches import batch, marker
 
@@ -170,7 +170,7 @@ batches = st.lists(plain | within | within | ends, max_size=9)
 
 
 @given(batches, st.sampled_from(["read_committed", "read_uncommitted"]), st.lists(st.integers(0, 40), max_size=3))
-@settings(CI, max_examples=60)
+@few(60)
 def test_what_a_broker_holds_is_what_the_log_holds_byte_for_byte(tmp_path_factory, made, isolation, parts):
     check_round_trip(tmp_path_factory.mktemp("log"), made, isolation, parts)
 
@@ -202,7 +202,7 @@ named = headers.map(lambda heads: [(name.replace("\0", "0"), told) for name, tol
 
 
 @given(st.lists(st.tuples(st.integers(1, 1 << 41), content, content, named), min_size=1, max_size=20))
-@settings(CI, max_examples=8)
+@few(8)
 def test_what_a_producer_sends_to_a_broker_is_what_the_log_holds(embedded_topics, tmp_path_factory, sent):
     """Through librdkafka's producer and its own broker, which know nothing of our encoder."""
     address, topic = embedded_topics()

@@ -9,9 +9,9 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from logs import CI, captured, logs, made, new_lab, snapshot
+from logs import captured, few, logs, made, new_lab, snapshot
 from oracle import Oracle
 
 import eslab
@@ -73,7 +73,7 @@ def sql_differences(lab, oracle, chance):
             yield f"macro of {projection.name} at {time}: {rows_of(asked)[:3]}"
 
 
-@settings(CI, max_examples=6)
+@few(3)
 @given(logs(), st.integers(0, 2**32))
 def test_a_sql_projection_sees_what_the_oracle_has_in_every_kind_of_selection(log, seed):
     with tempfile.TemporaryDirectory() as folder:

@@ -4,10 +4,10 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from lags import Gapped, at, lab_of, record
-from logs import CI
+from logs import few
 
 import eslab
 from eslab import Lab, Record
@@ -153,7 +153,7 @@ def test_the_faces_say_how_much_and_when_it_was_most(tmp_path):
 
 
 @given(span=st.integers(0, 10**15), most=st.integers(2, 5_000))
-@settings(CI)
+@few(15)
 def test_the_width_that_is_chosen_makes_no_more_points_than_asked_and_is_the_smallest_that_does(span, most):
     every = choose(span, most)
     if str(every) != "364d":
@@ -167,7 +167,7 @@ def test_the_width_that_is_chosen_makes_no_more_points_than_asked_and_is_the_sma
     length=st.integers(0, 40 * 86_400),
     every=st.sampled_from(["1h", "6h", "1d", "7d", "13m"]),
 )
-@settings(CI)
+@few(15)
 def test_buckets_cover_the_range_without_gap_and_begin_at_a_midnight_of_the_zone(start, length, every):
     from zoneinfo import ZoneInfo
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kafka_cluster import KafkaCluster, send, wait_for
-from logs import RULES, new_lab
+from logs import RULES, few, new_lab
 
 from eslab.lab import Lab
 from eslab.model import Record
@@ -113,7 +113,7 @@ def rows(lab: Lab, query: str) -> list[tuple[Any, ...]]:
 
 
 @given(entries | holed, st.lists(st.integers(0, 30), max_size=4))
-@settings(max_examples=12, deadline=None)
+@few(6)
 def test_every_outcome_is_that_of_the_next_marker_or_unknown_however_the_log_was_split(tmp_path_factory, told, cuts):
     topic = Topic(told)
     lab = captured(tmp_path_factory.mktemp("lab") / "lab", topic, cuts)
@@ -122,7 +122,7 @@ def test_every_outcome_is_that_of_the_next_marker_or_unknown_however_the_log_was
 
 
 @given(entries, st.lists(st.integers(0, 30), max_size=4))
-@settings(max_examples=12, deadline=None)
+@few(6)
 def test_events_are_those_that_a_reader_of_committed_data_gets(tmp_path_factory, told, cuts):
     lab = captured(tmp_path_factory.mktemp("lab") / "lab", Topic(told), cuts)
     other = captured(tmp_path_factory.mktemp("lab") / "lab", Topic(told, "read_committed"), [])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import cloudpickle
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from logs import CI, captured, logs, state_of
+from logs import captured, few, logs, state_of
 from oracle import Oracle, canonical
 
 import eslab
@@ -289,7 +289,7 @@ def upcast_differences(lab, oracle, chance):
         yield f"{total} events checked"
 
 
-@settings(CI, max_examples=12)
+@few(12)
 @given(logs(), st.integers(0, 2**32))
 def test_what_handlers_see_through_upcasters_is_what_a_loop_makes_of_the_log(log, seed):
     with tempfile.TemporaryDirectory() as folder:
