@@ -46,13 +46,17 @@ def value(number: int, random_: random.Random) -> tuple[bytes, bytes]:
 
 
 class Orders:
-    """A source of so many events, always the same ones, made a chunk at a time; of so many orders, by default of an eighth as many as there are events yet."""
+    """A source of so many events, always the same ones, made a chunk at a time; of so many orders, by default of an eighth as many as there are events yet.
+
+    An order has events for ever, or, where they are `brief`, for a hundredth of the time.
+    """
 
     url = "benchmark:"
     isolation = "none"
 
-    def __init__(self, events: int, *, keys: int | None = None) -> None:
+    def __init__(self, events: int, *, keys: int | None = None, brief: bool = False) -> None:
         self.events, self._keys = events, keys
+        self._recent = events // 800 if brief else None  # orders that have events at a time
         self._ends = [events // PARTITIONS] * PARTITIONS
 
     def partitions(self, topics: Sequence[str] | None) -> list[Partition]:
@@ -69,7 +73,10 @@ class Orders:
         chance = np.random.default_rng([partition, begin])
         offsets = np.arange(begin, end)
         numbers = offsets * PARTITIONS + partition
-        keys = _joined("ord-", _padded((chance.random(len(numbers)) * (self._keys or np.maximum(numbers // 8, 1) + 8)).astype(np.int64), 8))
+        born = np.maximum(numbers // 8, 1) + 8
+        among = self._keys or (born if self._recent is None else np.minimum(born, self._recent))
+        latest = among if self._keys else born
+        keys = _joined("ord-", _padded(latest - 1 - (chance.random(len(numbers)) * among).astype(np.int64), 8))
         kind = pa.DictionaryArray.from_arrays(pa.array(numbers % len(TYPES), pa.int32()), list(TYPES)).cast(pa.string())
         total = pa.array(np.round(chance.uniform(5, 500, len(numbers)), 2)).cast(pa.string())
         skus = [_text(numbers % 977 + at) for at in range(2)]

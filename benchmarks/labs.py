@@ -17,10 +17,10 @@ from eslab.events import EVENTS, Run, newest_manifest
 LABS = Path(__file__).parent / "out" / "labs"
 
 
-def orders(events: int) -> Lab:
+def orders(events: int, *, brief: bool = False) -> Lab:
     """A lab of so many events in one sorted run."""
-    lab = Lab(LABS / f"orders-{events}", tz="UTC", say=lambda text: None)
-    lab.snapshot(Orders(events), progress=True)
+    lab = Lab(LABS / f"orders-{events}{'-brief' * brief}", tz="UTC", say=lambda text: None)
+    lab.snapshot(Orders(events, brief=brief), progress=True)
     return lab
 
 
@@ -31,12 +31,12 @@ def giant(events: int) -> Lab:
     return lab
 
 
-def in_runs(events: int, count: int) -> Lab:
+def in_runs(events: int, count: int, *, brief: bool = False) -> Lab:
     """The same lab in so many live runs, each of as many events as the others: those that a series of snapshots may leave."""
-    whole = orders(events)
+    whole = orders(events, brief=brief)
     if count == 1:
         return whole
-    folder = LABS / f"orders-{events}-{count}-runs"
+    folder = whole.path.with_name(f"{whole.path.name}-{count}-runs")
     if not (folder / "events").exists():
         shutil.copytree(
             whole.path, folder, ignore=shutil.ignore_patterns("events"), copy_function=lambda one, other: Path(other).hardlink_to(one)

@@ -40,7 +40,7 @@ __all__ = [
     "next_number",
 ]
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 SCAN_ROWS: Final = 4 * runs.ROW_GROUP  # rows of a replay held at once
 
 _MANIFESTS: Final = f"manifest-{'[0-9]' * 8}.json"
@@ -249,16 +249,17 @@ class Events:
     def lookup(self, aggregate: str, aggregate_id: str, columns: Sequence[str], selection: Selection) -> Slice:
         """The rows of one aggregate in the lab's order.
 
-        Reads one row group of each run that may hold the id, and more only for long histories.
+        Reads one row group of each run that holds the id, and more only for long histories.
         """
         low, high = (aggregate, aggregate_id), (aggregate, aggregate_id + "\0")
-        return self._slice(low, high, columns, selection)
+        sources = [one for one in self._sources() if one.may_hold(aggregate, aggregate_id)]
+        return self._slice(sources, low, high, columns, selection, at_once=True)
 
     def scan(self, aggregate: str, columns: Sequence[str], selection: Selection, between: Between | None = None) -> Iterator[Slice]:
         """Yield the rows of every id of an aggregate (or of those between two keys) in key order, a few thousand at a time."""
         begin, end = between or ((aggregate,), (aggregate + "\0",))
         for low, high in runs.ranges(self._sources(), begin, end, SCAN_ROWS):
-            yield self._slice(low, high or end, columns, selection)
+            yield self._slice(self._sources(), low, high or end, columns, selection)
 
     def key_ranges(self, aggregate: str, rows: int) -> list[Between]:
         """The ids of an aggregate in ranges of about so many rows, none of which parts an id."""
@@ -273,11 +274,18 @@ class Events:
             state.next <= offsets.get(state.life, 0) for state in self.manifest.lives if state.topic != CONSUMER_OFFSETS
         )
 
-    def _slice(self, low: runs.Key, high: runs.Key, columns: Sequence[str], selection: Selection) -> Slice:
-        sources = self._sources()
-
+    def _slice(
+        self,
+        sources: Sequence[runs.RunFile],
+        low: runs.Key,
+        high: runs.Key,
+        columns: Sequence[str],
+        selection: Selection,
+        *,
+        at_once: bool = False,
+    ) -> Slice:
         def read(names: Sequence[str]) -> pa.Table:
-            table = runs.read_merged(sources, low, high, names)
+            table = runs.read_merged(sources, low, high, names, at_once=at_once)
             return table if table.num_columns else EVENTS.empty_table().select(names)
 
         return Slice(read, columns, None if self.holds_all(selection) else selection, self.decimals)

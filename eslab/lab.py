@@ -263,8 +263,8 @@ class Lab:
                 stats.append((0, 0, 0))
         return (*stats, self._log.paths())
 
-    def _clock(self) -> Clock:
-        return Clock(self.tz, span(self._now().manifest))
+    def _clock(self, events: Events | None = None) -> Clock:
+        return Clock(self.tz, span((events or self._now()).manifest))
 
     def _counts(self) -> dict[str, int]:
         manifest = newest_manifest(self.path) or Manifest()
@@ -347,7 +347,9 @@ class Lab:
         """
         events = self._now()
         selection = self._selection(events, at, clock, cut)
-        return history.open_history(events, aggregate, str(aggregate_id), self._folded(projection or aggregate), selection, self._clock())
+        return history.open_history(
+            events, aggregate, str(aggregate_id), self._folded(projection or aggregate), selection, self._clock(events)
+        )
 
     @overload
     def replay(
@@ -654,7 +656,7 @@ class Lab:
         return self._upcasters.under(projection)
 
     def _selection(self, events: Events, at: str | dt.datetime | Cut | None, clock: str = "recorded", cut: Cut | None = None) -> Selection:
-        chosen = cuts.select(events, at, clock=self._clock(), by=clock, cut=cut)
+        chosen = cuts.select(events, at, clock=self._clock(events), by=clock, cut=cut)
         self._known(events, chosen.cut)
         return chosen
 

@@ -14,6 +14,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import Any, Final
 
@@ -99,10 +100,18 @@ def read_mapping(folder: FilePath) -> Mapping:
     """What lab.toml in this folder says; nothing if there is none. Raises `ConfigError` naming the entry that is wrong."""
     path = folder / "lab.toml"
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return _mapping(path, path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Mapping({})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: not readable as TOML: {exc}") from exc
+
+
+@lru_cache(maxsize=8)  # every question begins with it, and it takes as long as half a look-up
+def _mapping(path: FilePath, text: str) -> Mapping:
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{path}: not readable as TOML: {exc}") from exc
     if raw.get("format_version") != FORMAT_VERSION:
         raise ConfigError(f"{path}: format_version is {raw.get('format_version')!r}, this eslab reads {FORMAT_VERSION}")

@@ -5,15 +5,20 @@ A run is a list of files, none of whose keys overlap. Everything that is sorted,
 
 from __future__ import annotations
 
+import os
 import secrets
+import zlib
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cache, partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -72,6 +77,10 @@ class _Index(msgspec.Struct):
     firsts: list[tuple[str, str, int, str, int, int, int]]
     sizes: list[int]
     last: tuple[str, str, int, str, int, int, int]
+    ids: list[int]
+    """How many ids each row group has."""
+    hashes: bytes
+    """Of each row group the hashes of its ids, sorted: four bytes each, little-endian."""
 
 
 class RunFile:
@@ -89,8 +98,20 @@ class RunFile:
         self.firsts: list[Key] = list(index.firsts)
         self.sizes = index.sizes
         self.last: Key = index.last
+        self._ids = [0, *accumulate(index.ids)]
+        self._hashes = np.frombuffer(index.hashes, "<u4")
         metadata = self._file.metadata
         self.row_bytes = sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups)) / max(metadata.num_rows, 1)
+
+    def may_hold(self, aggregate: str, aggregate_id: str) -> bool:
+        """Whether there can be a row of this id: of those that have none, all but one in millions are told without a look at their rows."""
+        low = (aggregate, aggregate_id)
+        if self.last[:2] < low:
+            return False
+        begin, end = max(bisect_left(self.firsts, low) - 1, 0), bisect_left(self.firsts, (aggregate, aggregate_id + "\0"))
+        wanted = hash_of(aggregate, aggregate_id)
+        hashes = (self._hashes[self._ids[at] : self._ids[at + 1]] for at in range(begin, end))
+        return any(bool(np.isin(wanted, some, assume_unique=True)) for some in hashes)
 
     def read(self, begin: int, end: int, columns: Sequence[str] | None) -> pa.Table:
         try:
@@ -133,6 +154,11 @@ class InMemory:
         return table.select(columns) if columns else table
 
 
+def hash_of(aggregate: str, aggregate_id: str) -> int:
+    """What stands for an id in a run's index."""
+    return zlib.crc32(aggregate_id.encode("utf-8", "surrogatepass"), zlib.crc32(aggregate.encode("utf-8", "surrogatepass")))
+
+
 def sort(table: pa.Table) -> pa.Table:
     """The table in key order."""
     return table.take(pc.sort_indices(table, sort_keys=[(name, "ascending") for name in KEY])).combine_chunks()
@@ -163,14 +189,20 @@ def read_range(source: Sorted, low: Key, high: Key | None, columns: Sequence[str
     over = high is not None and source.firsts[end : end + 1] != [high] and source.last >= high
     wanted = [*KEY[: max(len(low) * inside, len(high or ()) * over)]]
     table = source.read(begin, max(begin, end), None if columns is None else list(dict.fromkeys([*columns, *wanted])))
-    start = bisect_left(range(table.num_rows), low, key=lambda row: key_at(table, row, len(low))) if inside else 0
-    stop = (
-        bisect_left(range(table.num_rows), high, key=lambda row: key_at(table, row, len(high)))
-        if high is not None and over
-        else table.num_rows
-    )
+    start = _row(table, low) if inside else 0
+    stop = _row(table, high) if high is not None and over else table.num_rows
     table = table.slice(start, max(stop - start, 0))
     return table if columns is None else table.select(columns)
+
+
+def _row(table: pa.Table, key: Key) -> int:
+    """The first row whose key is not below this one."""
+    columns = [(table[name], name == "order_at") for name, _ in zip(KEY, key, strict=False)]
+    return bisect_left(
+        range(table.num_rows),
+        key,
+        key=lambda row: tuple(column[row].value if is_time else column[row].as_py() for column, is_time in columns),
+    )
 
 
 def merge(sources: Sequence[Sorted], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -189,8 +221,10 @@ def ranges(sources: Sequence[Sorted], low: Key = (), high: Key | None = None, ro
         yield begin, end
 
 
-def read_merged(sources: Sequence[Sorted], low: Key, high: Key | None, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of all sources with low <= key < high in key order."""
+def read_merged(
+    sources: Sequence[Sorted], low: Key, high: Key | None, columns: Sequence[str] | None = None, *, at_once: bool = False
+) -> pa.Table:
+    """The rows of all sources with low <= key < high in key order; `at_once` reads the sources in threads."""
     near = sorted(
         (source for source in sources if source.last >= low and (high is None or source.firsts[0] < high)),
         key=lambda source: source.firsts[0],
@@ -199,8 +233,14 @@ def read_merged(sources: Sequence[Sorted], low: Key, high: Key | None, columns: 
         parts = [read_range(source, low, high, columns) for source in near or sources[:1]]
         return pa.concat_tables(parts) if parts else pa.table({})
     named = None if columns is None else list(dict.fromkeys([*columns, *KEY]))
-    table = sort(pa.concat_tables([read_range(source, low, high, named) for source in near]))
+    read = partial(read_range, low=low, high=high, columns=named)
+    table = sort(pa.concat_tables((_threads(os.getpid()).map if at_once else map)(read, near)))
     return table if columns is None else table.select(columns)
+
+
+@cache
+def _threads(_process: int) -> ThreadPoolExecutor:  # a process that was forked has not the threads of its parent
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="eslab-read")
 
 
 def _splitters(sources: Sequence[Sorted], low: Key, high: Key | None, rows: int) -> list[Key]:
@@ -256,8 +296,17 @@ def _pieces(table: pa.Table) -> Iterator[pa.Table]:
 
 def _write_file(path: Path, table: pa.Table, firsts: list[Key], last: Key) -> Written:
     temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
-    sizes = [min(ROW_GROUP, table.num_rows - at) for at in range(0, table.num_rows, ROW_GROUP)]
-    index = msgspec.json.encode({"firsts": firsts, "sizes": sizes, "last": last}).decode()
+    groups = [table.slice(at, ROW_GROUP) for at in range(0, table.num_rows, ROW_GROUP)]
+    hashes = [_hashes(group) for group in groups]
+    index = msgspec.json.encode(
+        {
+            "firsts": firsts,
+            "sizes": [group.num_rows for group in groups],
+            "last": last,
+            "ids": [len(some) for some in hashes],
+            "hashes": b"".join(some.tobytes() for some in hashes),
+        }
+    ).decode()
     with enough_disk(temporary):
         with pq.ParquetWriter(
             temporary,
@@ -275,3 +324,9 @@ def _write_file(path: Path, table: pa.Table, firsts: list[Key], last: Key) -> Wr
         size = temporary.stat().st_size
         commit_file(temporary, path)
     return Written(path, table.num_rows, size)
+
+
+def _hashes(rows: pa.Table) -> np.ndarray:
+    """The hashes of the ids of some rows, sorted."""
+    ids = dict.fromkeys(zip(rows["aggregate"].to_pylist(), rows["aggregate_id"].to_pylist(), strict=True))
+    return np.unique(np.array([hash_of(*one) for one in ids], "<u4"))

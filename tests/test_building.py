@@ -2,11 +2,14 @@
 
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from eslab import building, runs
+from eslab.errors import UnknownId
 from eslab.lab import Lab
 from eslab.model import Record, dumps
 from eslab.sources.memory import MemorySource
@@ -103,3 +106,52 @@ def test_what_is_put_aside_for_the_sort_is_not_mapped_into_memory(lab, source, m
     lab.snapshot(source, progress=False)
     assert seen
     assert all(spills and not mapped for spills, mapped in seen)
+
+
+# --- which runs hold an id ------------------------------------------------------------------------
+
+
+def in_three_runs(folder, monkeypatch):
+    """Ids 00 to 39, each in the run of one snapshot alone, between those of the others; `all` in every run."""
+    monkeypatch.setattr(building, "_tiers", lambda old: (old, [], 0))  # no run is merged
+    source, lab = MemorySource(), Lab(folder / "lab", say=lambda text: None)
+    for part in range(3):
+        for name in ["all", *(f"{number:02d}" for number in range(part, 40, 3))]:
+            source.append(Record(topic="t", key=name.encode(), value=dumps({"eventType": "T", "data": {"anId": name, "n": part}})))
+        lab.snapshot(source, progress=False)
+    assert len(lab._now().manifest.runs) == 3
+    return lab
+
+
+def read_by(lab, monkeypatch, name):
+    """How many runs a look-up reads, and what it finds."""
+    seen, intact = set(), runs.RunFile.read
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.RunFile, "read", lambda self, *told: seen.add(self.path) or intact(self, *told))
+        found = [step.event.data["n"] for step in lab.history("an", name)]
+    return found, len(seen)
+
+
+def test_a_look_up_reads_the_runs_that_hold_the_id_and_no_other(tmp_path, monkeypatch):
+    lab = in_three_runs(tmp_path, monkeypatch)
+    for number in range(40):
+        assert read_by(lab, monkeypatch, f"{number:02d}") == ([number % 3], 1)
+    assert read_by(lab, monkeypatch, "all") == ([0, 1, 2], 3)
+    with pytest.raises(UnknownId):
+        lab.history("an", "05\ud800")
+
+
+def test_ids_that_share_a_hash_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "hash_of", lambda aggregate, aggregate_id: 7)
+    lab = in_three_runs(tmp_path, monkeypatch)
+    assert read_by(lab, monkeypatch, "17") == ([2], 3)
+    with pytest.raises(UnknownId):
+        lab.history("an", "41")
+
+
+def test_a_process_that_was_forked_looks_up_in_threads_of_its_own(tmp_path, monkeypatch):
+    lab = in_three_runs(tmp_path, monkeypatch)
+    assert len(lab.history("an", "all")) == 3
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        world = lab.replay("an", keys=["all"], executor=pool, progress=False)
+    assert world["all"]["n"] == 2

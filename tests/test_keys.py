@@ -173,7 +173,9 @@ def test_what_is_sorted_past_one_piece_goes_to_a_temporary_folder_that_goes_with
     monkeypatch.setattr(keying, "BATCH_BYTES", 10_000)
     spilled = []
     intact = runs.read_merged
-    monkeypatch.setattr(runs, "read_merged", lambda *of: spilled.append(len(list(tmp_path.glob("eslab-*/*.arrow")))) or intact(*of))
+    monkeypatch.setattr(
+        runs, "read_merged", lambda *of, **more: spilled.append(len(list(tmp_path.glob("eslab-*/*.arrow")))) or intact(*of, **more)
+    )
     big = eslab.play([sold(at, f"o{at}", f"c{at % 3}", "a", "b", "a", pad="x" * 100) for at in range(1_000)])
     assert {key: len(found) for key, found in world(big, by("data.items[].sku")).items()} == {"a": 1000, "b": 1000}
     assert world(big, by("data.customerId"))["c2"] == [f"e{at}" for at in range(2, 1_000, 3)]

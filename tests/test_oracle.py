@@ -52,9 +52,14 @@ def take_the_high_bound_for_inclusive(monkeypatch):
         events.Events,
         "lookup",
         lambda self, aggregate, identity, columns, selection: self._slice(
-            (aggregate, identity), (aggregate, identity + "\x01"), columns, selection
+            self._sources(), (aggregate, identity), (aggregate, identity + "\x01"), columns, selection
         ),
     )
+
+
+def pass_over_some_ids(monkeypatch):
+    intact = runs.RunFile.may_hold
+    monkeypatch.setattr(runs.RunFile, "may_hold", lambda self, *one: intact(self, *one) and runs.hash_of(*one) % 3 > 0)
 
 
 def forget_the_maximum_between_segments(monkeypatch):
@@ -141,6 +146,7 @@ def carry_a_state_into_the_next_key(monkeypatch):
 PLANTED = [
     lose_the_row_at_a_boundary,
     take_the_high_bound_for_inclusive,
+    pass_over_some_ids,
     forget_the_maximum_between_segments,
     shift_the_data_of_a_block,
     drop_a_run_in_a_merge,
