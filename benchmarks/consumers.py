@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+
+from benchmarks.report import peak_mb
 
 DEADLINE_S = 300
 
@@ -127,5 +128,4 @@ WAYS: dict[str, WAY] = {one.__name__: one for one in (capture, aiokafka_getmany,
 if __name__ == "__main__":
     name, bootstrap, topic, partitions, records, folder = sys.argv[1:]
     took = WAYS[name](bootstrap, topic, int(partitions), int(records), Path(folder))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
-    print(json.dumps({"records": int(records), **took._asdict(), "peak_mb": peak}))
+    print(json.dumps({"records": int(records), **took._asdict(), "peak_mb": peak_mb()}))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ import pyarrow.compute as pc
 
 from benchmarks.data import Orders
 from benchmarks.labs import LABS
-from benchmarks.report import begin, row
+from benchmarks.report import begin, peak_mb, row
 
 EVENTS = int(os.environ.get("ESLAB_BENCH_EVENTS", "10000000"))
 ROUNDS = 3
@@ -116,4 +115,4 @@ def run() -> None:
 if __name__ == "__main__":
     began = time.perf_counter()
     {"ours": ours, "duckdb_copy": duckdb_copy}[sys.argv[1]](Path(sys.argv[2]))
-    print(json.dumps({"seconds": time.perf_counter() - began, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps({"seconds": time.perf_counter() - began, "peak_mb": peak_mb()}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.data import Orders
 from benchmarks.labs import in_runs
-from benchmarks.report import begin, row
+from benchmarks.report import begin, peak_mb, row
 from eslab import Lab, building, runs
 from eslab.events import EVENTS, newest_manifest
 
@@ -73,4 +72,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         files = [runs.RunFile(path) for path in lab._now().paths]
         runs.write_run(Path(folder), "merged", runs.merge(files, EVENTS.names))
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    print(json.dumps(peak_mb()))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.fold import status
 from benchmarks.labs import orders
-from benchmarks.report import begin, row
+from benchmarks.report import begin, peak_mb, row
 from eslab import Lab
 
 SIZES = [int(one) for one in os.environ.get("ESLAB_BENCH_EVENTS", "5000000,10000000").split(",")]
@@ -44,4 +43,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "replay":
         with tempfile.TemporaryDirectory() as folder:
             lab.replay(status, progress=False).to_parquet(Path(folder) / "world.parquet")
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    print(json.dumps(peak_mb()))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +35,14 @@ def row(bench: str, value: float, unit: str, better: str, params: dict[str, Any]
         file.write(json.dumps(told) + "\n")
     what = ", ".join(f"{name}={one}" for name, one in params.items())
     print(f"{bench:<12} {what:<28} {value:>14,.2f} {unit:<10} {peer} {peer_value:,.2f}: {told['ratio']}x ({better} is better)", flush=True)
+
+
+def peak_mb() -> float:
+    """The most memory that this process ever held. What `getrusage` tells of a child on Linux counts what its parent held when it was started."""
+    try:
+        told = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except FileNotFoundError:
+        told = None
+    if told is not None:
+        return int(told[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
