@@ -70,8 +70,9 @@ class Clock:
         if moment is None:
             return "—"
         local = moment.astimezone(self.tz or dt.UTC)
-        spec = "milliseconds" if local.microsecond else "seconds"
-        return f"{local.replace(tzinfo=None).isoformat(sep=' ', timespec=spec)} {local.tzname()}"
+        if local.microsecond:
+            return f"{local.isoformat(sep=' ', timespec='milliseconds')[:23]} {local.tzname()}"
+        return f"{local.isoformat(sep=' ')[:19]} {local.tzname()}"
 
     def _in_zone(self, told: dt.datetime) -> dt.datetime:
         if self.tz is None:

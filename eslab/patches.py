@@ -71,7 +71,8 @@ class Follower:
         for key, value in new.items():
             old = kept.get(key, MISSING)
             if type(value) not in _EXACT:
-                kept[key] = self._next(old, value, (*path, key))
+                if not _alike(old, value):
+                    kept[key] = self._next(old, value, (*path, key))
             elif type(old) is not type(value) or old != value:  # most values of most states, so done here: a call less for each
                 kept[key] = value
                 self._patch.append(("=", (*path, key), value))
@@ -89,7 +90,10 @@ class Follower:
             if at == len(kept):
                 kept.append(MISSING)
             old = kept[at]
-            if type(value) not in _EXACT or type(old) is not type(value) or old != value:
+            if type(value) not in _EXACT:
+                if not _alike(old, value):
+                    kept[at] = self._next(old, value, (*path, at))
+            elif type(old) is not type(value) or old != value:
                 kept[at] = self._next(old, value, (*path, at))
         return kept
 
@@ -110,6 +114,14 @@ class Follower:
 
 def _keys_are_text(value: dict[Any, Any]) -> bool:
     return {str}.issuperset(map(type, value))
+
+
+def _alike(kept: Any, new: Any) -> bool:
+    """Whether two objects or lists are surely written alike: most parts of most states stay as they are, and so are walked in C.
+
+    Neither test is enough: 1 equals True, and NaN is written as null is.
+    """
+    return type(kept) in (dict, list) and bool(kept == new) and dumps(kept) == dumps(new)
 
 
 def _same(kept: Any, new: Any) -> bool:
