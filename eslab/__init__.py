@@ -9,6 +9,7 @@
 
 from eslab import errors
 from eslab.apart import WorldChanges
+from eslab.around import Around
 from eslab.blaming import Cause, Causes, Explanation
 from eslab.bookmarks import Bookmarks
 from eslab.changes import Changes
@@ -24,10 +25,12 @@ from eslab.late import Late
 from eslab.model import MISSING, TOMBSTONE, Change, Coordinates, Cut, Event, Record
 from eslab.play import play
 from eslab.projection import Projection, SqlProjection
+from eslab.sagas import Sagas
 from eslab.search import Found
 from eslab.sqlworld import SqlWorld
 from eslab.throughput import Throughput
 from eslab.timeline import Timeline
+from eslab.tracing import Trace, Traced
 from eslab.verify import Verification
 from eslab.views.offline import use_offline_charts
 from eslab.watching import Watch
@@ -38,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "MISSING",
     "TOMBSTONE",
+    "Around",
     "Bookmarks",
     "Cause",
     "Causes",
@@ -62,6 +66,7 @@ __all__ = [
     "Late",
     "Projection",
     "Record",
+    "Sagas",
     "Snapshot",
     "SqlProjection",
     "SqlWorld",
@@ -71,6 +76,8 @@ __all__ = [
     "Step",
     "Throughput",
     "Timeline",
+    "Trace",
+    "Traced",
     "Verification",
     "Watch",
     "World",

@@ -7,7 +7,7 @@ import dataclasses
 import datetime as dt
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, overload
@@ -17,11 +17,13 @@ import duckdb
 import pandas as pd
 
 from eslab import advancing, building, compare, cuts, dispatch, history, keying, replay, sql, sqlworld, upcasters, verify, watching
+from eslab.around import Around, find_around
 from eslab.bookmarks import Bookmarks
 from eslab.capture import CapturePlan, Offsets, capture, plan
 from eslab.compare import Comparison
 from eslab.contents import Gaps, Info, Snapshot, span, told_of
 from eslab.cuts import Clock
+from eslab.endings import endings, types
 from eslab.errors import ConfigError, LabBusy, MomentError, NotALab, ProjectionError
 from eslab.events import Events, Manifest, newest_manifest
 from eslab.firsts import Firsts, find_firsts
@@ -37,6 +39,7 @@ from eslab.positions import read_samples
 from eslab.progress import Bar
 from eslab.projection import MergeProjection, Projection, SqlProjection
 from eslab.replay import ReplayPlan
+from eslab.sagas import Sagas, find_sagas
 from eslab.samples import merge_samples
 from eslab.search import Found, find_anything
 from eslab.segments import Log
@@ -45,6 +48,7 @@ from eslab.sources.opening import open_groups, open_source
 from eslab.sqlworld import SqlWorld
 from eslab.throughput import Throughput, open_throughput
 from eslab.timeline import Timeline, open_timeline
+from eslab.tracing import Trace, find_trace
 from eslab.transactions import waiting
 from eslab.upcasters import Upcasters
 from eslab.upcasting import Rehearsal, rehearse
@@ -569,9 +573,70 @@ class Lab:
     def _zone(self) -> str | None:
         return self.tz.key if self.tz else None
 
-    def find(self, anything: str) -> Found:
-        """Where an id is known: as an aggregate's, an event's, a correlation, a causation, a trace, a record key."""
-        return Found(str(anything), find_anything(self._now(), str(anything)), self._clock())
+    def find(self, anything: Any, *, whole: bool = False) -> Found:
+        """Where an id or a value is known: as an aggregate's, an event's, a correlation, a causation, a trace, a span, a record key, an event type, a source, or as a value in data and metadata.
+
+        The answer says how much it searched and whether that was all; a value that stands nearly everywhere is not looked for further than some hundred thousand events, but with `whole`.
+        """
+        return find_anything(self._now(), anything, self._clock(), whole=whole)
+
+    def trace(
+        self,
+        told: str | Coordinates | tuple[str, int, int],
+        *,
+        done: str | Iterable[str] | None = None,
+        compensated: str | Iterable[str] | None = None,
+    ) -> Trace:
+        """What caused an event and what it caused, over all topics, with the times between: of an event id, a place (topic, partition, offset), or a correlation id. `.chart()` is its waterfall.
+
+        A saga in which no event is of an ending type (`done`, `compensated`; default: learned from where sagas end here) is open at its last event; a cause outside the log, such as a command, is a root.
+        Effects recorded before their causes are marked. Raises `UnknownEvent`.
+        """
+        events = self._now()
+        return find_trace(events, told, endings(events, done, compensated), self._clock())
+
+    def sagas(
+        self,
+        *,
+        done: str | Iterable[str] | None = None,
+        compensated: str | Iterable[str] | None = None,
+        stuck_after: str | float | dt.timedelta = "1h",
+        begin: str | Iterable[str] | None = None,
+        at: str | dt.datetime | Cut | None = None,
+    ) -> Sagas:
+        """One instance for each correlation id: steps, durations, and whether it is finished, compensated, running or stuck; `["cor-1"]` is the trace of one.
+
+        `done` and `compensated` are the event types that end one; without `done` they are learned from where sagas end here, and the answer says so. One without an end is stuck when
+        nothing came after its last event for so long, by a moment (default: the last that is captured). `begin` keeps those that have an event of these types.
+        """
+        events = self._now()
+        selection = self._selection(events, at)
+        ends = endings(events, done, compensated, selection)
+        return find_sagas(
+            events,
+            selection,
+            ends,
+            begin=types(begin, "begin"),
+            stuck_after=read_length(stuck_after, name="stuck_after", least=0),
+            now=None if at is None or isinstance(at, Cut) else self._clock().read(at),
+            trace=lambda correlation_id: find_trace(events, correlation_id, ends, self._clock()),
+            clock=self._clock(),
+        )
+
+    def around(
+        self,
+        moment: str | dt.datetime | None = None,
+        *,
+        event_id: str | Coordinates | tuple[str, int, int] | None = None,
+        before: str | float | dt.timedelta = "1m",
+        after: str | float | dt.timedelta = "1m",
+    ) -> Around:
+        """Everything near a moment, or near an event, over all topics in the lab's order: events, tombstones and what could not be read. Of very many, the nearest 10,000."""
+        events, clock = self._now(), self._clock()
+        if (moment is None) == (event_id is None):
+            raise MomentError("name one moment: a time, or event_id=")
+        at = clock.read(moment) if moment is not None else cuts.find_event(events, event_id or "")[0][0]
+        return find_around(events, at, read_length(before, name="before", least=0), read_length(after, name="after", least=0), clock)
 
     def late(self, *, min: str | float | dt.timedelta = MIN, topic: str | None = None) -> Late:  # noqa: A002  the word that reads best
         """The events that arrived after their time, the latest first: those whose place in the lab's order is `min` or more after their happened_at (default: a minute)."""

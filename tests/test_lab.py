@@ -370,7 +370,7 @@ def test_what_is_no_event_cannot_be_played():
 
 
 def test_find_takes_any_id(lab):
-    assert list(lab.find("o1").df()["as"]) == ["aggregate", "key"]
+    assert list(lab.find("o1").df()["as"]) == ["aggregate", "key", "value"]
     assert "event OrderChanged" in repr(lab.find("e4"))
     assert len(lab.find("nothing")) == 0
     assert "nothing captured" in repr(lab.find("nothing"))

@@ -12,6 +12,7 @@ from eslab.cli.measuring import lag, throughput
 from eslab.cli.moments import bookmark, late
 from eslab.cli.querying import sql
 from eslab.cli.replaying import first, replay
+from eslab.cli.tracing import around, sagas, trace
 
 __all__ = ["main"]
 
@@ -26,6 +27,9 @@ for one in (
     at,
     diff,
     blame,
+    trace,
+    sagas,
+    around,
     late,
     bookmark,
     replay,

@@ -25,23 +25,29 @@ __all__ = ["at", "blame", "diff", "find", "history"]
 @click.command(cls=Command)
 @lab_argument
 @click.argument("anything", metavar="ID")
+@click.option("--whole", is_flag=True, help="Search all events for a value that stands nearly everywhere.")
 @json_option
 @click.pass_context
-def find(ctx: click.Context, folder: str, anything: str, tz: str | None, *, as_json: bool) -> None:
-    """Tell what an id is known as.
+def find(ctx: click.Context, folder: str, anything: str, tz: str | None, *, whole: bool, as_json: bool) -> None:
+    """Tell what an id or a value is known as.
 
-    An aggregate's, an event's, a correlation, a causation, a trace, a record key.
+    An aggregate's, an event's, a correlation, a causation, a trace, a span, a record key, an event type, a source, a value in data; and how much was searched.
     """
-    found = open_lab(folder, tz).find(anything)
+    found = open_lab(folder, tz).find(anything, whole=whole)
     frame = found.df()
     if as_json:
         ctx.obj.json(rows_of(frame))
     elif len(found):
         ctx.obj.table(list(frame.columns), frame.itertuples(index=False))
-        ctx.obj.again("find", folder, anything, tz=tz)
+        for sentence in found.notes:
+            ctx.obj.line(sentence)
+        ctx.obj.again("find", folder, anything, whole="" if whole else None, tz=tz)
     if not len(found):
         note(repr(found))
         ctx.exit(1)
+    if as_json and not found.complete:
+        for sentence in found.notes:
+            note(sentence)
 
 
 @click.command(cls=Command)

@@ -90,7 +90,8 @@ class Out:
 
 
 def _option(name: str, value: str | Sequence[str]) -> list[str]:
-    return [f"--{name}"] if value == "" else [part for one in ([value] if isinstance(value, str) else value) for part in (f"--{name}", one)]
+    option = f"--{name.replace('_', '-')}"
+    return [option] if value == "" else [part for one in ([value] if isinstance(value, str) else value) for part in (option, one)]
 
 
 def _across(names: Sequence[Text], rows: Sequence[Sequence[Text]], widths: Sequence[int]) -> Table:

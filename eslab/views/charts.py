@@ -1,4 +1,4 @@
-"""Charts of throughput, lag and timelines, drawn from plain tables. Imported when a chart is drawn: it loads Altair.
+"""Charts of throughput, lag, timelines and traces, drawn from plain tables. Imported when a chart is drawn: it loads Altair.
 
 Times are drawn on the wall clock of the lab's zone, whichever zone the browser is in, and every axis names its unit or its zone.
 Colours have a contrast of 3 to white and to the dark theme's grey; a theme's own colours are used for the rest.
@@ -14,10 +14,11 @@ import altair as alt
 import pandas as pd
 import pyarrow as pa
 
+from eslab.views import waterfall
 from eslab.views.offline import offline
-from eslab.views.tables import duration
+from eslab.views.tables import duration, show, visible
 
-__all__ = ["Drawn", "lag", "throughput", "timeline"]
+__all__ = ["Drawn", "lag", "throughput", "timeline", "trace"]
 
 Drawn = alt.TopLevelMixin
 
@@ -162,6 +163,73 @@ def timeline(points: pa.Table, *, name: str, every: str, zone: dt.tzinfo, notes:
     ]
     base = alt.Chart(_frame(rows, time)).encode(x=time.axis(), y=_up("value", name, "~s"), color=alt.value(COLOURS[0]), tooltip=tips)
     return _stacked([_panel(*_line(base, interpolate="step-after"))], f"{name}, per {every}", notes, f"{name} per {every}")
+
+
+def trace(rows: Sequence[waterfall.Row], *, name: str, zone: dt.tzinfo, notes: Sequence[str] = ()) -> Any:
+    """A waterfall: a row for each event of the tree, with a line from its cause to it. Those whose time is unknown have their name alone."""
+    moments = [row.moment for row in rows if row.moment is not None]
+    if not moments:
+        return _nothing(f"nothing is known of {visible(name)}")
+    time = _Time(zone, min(moments), max(*moments, min(moments) + dt.timedelta(milliseconds=1)), moments)
+    frame = pd.DataFrame(_steps(rows, time))
+    topics = sorted({visible(row.topic) for row in rows if row.moment is not None})
+    tips = [alt.Tooltip(f"{field}:N", title=field) for field in ("type", "id", "topic", "at", "time", "after its cause", "marks")]
+    axis = {
+        "labelExpr": f"substring(datum.value, {_NUMBER})",
+        "labelLimit": 330,
+        "labelFontSize": 11,
+        "labelFont": "monospace",
+        "ticks": False,
+    }
+    line = alt.Y("row:N", title=None, sort=None, scale={"domain": list(frame["row"])}, axis={**axis, "grid": True, "gridOpacity": 0.2})
+    colour = alt.Color("topic:N", title="topic", scale=_scale(topics), sort=topics, legend={**_LEGEND, "symbolType": "circle"})
+    shape = alt.Shape(
+        "what:N",
+        title="event",
+        scale={"domain": list(_SHAPES), "range": list(_SHAPES.values())},
+        legend={name: value for name, value in _LEGEND.items() if name != "symbolType"},
+    )
+    base = alt.Chart(frame[frame["x"].notna()]).encode(y=line, tooltip=tips)
+    wait = base.mark_rule(strokeWidth=2.5, opacity=0.55).encode(x=time.on_axis("from"), x2="x:Q", color=colour)
+    dots = base.mark_point(size=70, filled=True, opacity=1).encode(x=time.axis(), color=colour, shape=shape)
+    words = base.mark_text(align="left", dx=8, fontSize=10, color=GREY, limit=260).encode(x=time.on_axis(), text="said:N")
+    drawn = alt.layer(wait, dots, words, width=WIDTH, height=max(60, 19 * len(rows)))
+    return _stacked(
+        [drawn],
+        f"Trace of {show(visible(name), 60)}",
+        [show(visible(note)) for note in notes],
+        f"trace of {visible(name)}: each event after its cause",
+    )
+
+
+_NUMBER: Final = 5  # digits and a space before what a row is called, so that no two rows have one name
+_SHAPES: Final = {"recorded": "circle", "open end": "triangle-right", "before its cause": "diamond"}
+
+
+def _steps(rows: Sequence[waterfall.Row], time: _Time) -> list[Row]:
+    out: list[Row] = []
+    for at, (row, branch) in enumerate(zip(rows, waterfall.branches(rows), strict=True)):
+        cause = None if row.parent is None else rows[row.parent].moment
+        x = None if row.moment is None else time.wall(row.moment)
+        backwards = row.after_s is not None and row.after_s < 0
+        called = row.type or f"{row.name} ({row.marks})"
+        out.append(
+            {
+                "row": f"{at:0{_NUMBER - 1}d} " + visible(branch.replace(" ", "\N{NO-BREAK SPACE}") + show(called, 40)),
+                "x": x,
+                "from": x if cause is None else time.wall(cause),
+                "what": "open end" if row.open else "before its cause" if backwards else "recorded",
+                "said": "  ".join(part for part in (waterfall.after(row), "open" if row.open else "") if part),
+                "type": visible(show(row.type)),
+                "id": visible(show(row.name)),
+                "topic": visible(row.topic),
+                "at": visible(row.at),
+                "time": row.time,
+                "after its cause": waterfall.after(row),
+                "marks": visible(show(row.marks)),
+            }
+        )
+    return out
 
 
 def _frame(rows: Sequence[Row], time: _Time) -> pd.DataFrame:
