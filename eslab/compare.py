@@ -335,8 +335,8 @@ class Comparison(Mapping[str, Difference]):
         said += [f"{len(self.partial):,} partial"] if self.partial else []
         said += [f"{self.undecodable:,} undecodable records in range"] if self.undecodable else []
         said += [f"without {without}"] if (without := self.selection.cut.without) else []
-        until = self.selection.cut.label if self.selection.happened_until is None else "as happened"
-        return f"{many(total, f'{self.left.aggregate} key')} from {many(self.steps, 'step')}, {until or 'by a cut'}: {', '.join(said)}"
+        until = self.selection.cut.label or "by a cut"
+        return f"{many(total, f'{self.left.aggregate} key')} from {many(self.steps, 'step')}, {until}: {', '.join(said)}"
 
     def __repr__(self) -> str:
         return visible(f"<Comparison of {self._names[0]} with {self._names[1]}: {self._said()}>")

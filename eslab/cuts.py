@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import re
 from collections.abc import Mapping
@@ -254,7 +255,9 @@ def select(events: Events, at: str | dt.datetime | Cut | None, *, clock: Clock, 
         at, cut = None, at
     moment = None if at is None else clock.read(at)
     if by == "happened":
-        return Selection(events.cut if cut is None else cut, EVER if moment is None else moment)
+        said = "as happened" if moment is None else f"happened until {clock.show(moment)}"
+        label = said if cut is None else f"{said}, of {cut.label or 'a cut'}"
+        return Selection(dataclasses.replace(events.cut if cut is None else cut, label=label), EVER if moment is None else moment)
     if moment is None:
         return Selection(events.cut if cut is None else cut)
     if cut is not None:
