@@ -16,17 +16,19 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip install --quiet --disable-pip-version-check
 DEMO := $(VENV)/bin/eslab demo data/shop $(if $(KAFKA),--kafka $(KAFKA))
+# README.md opens to be read, not as source
+READING := JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}"
 ROOT_TOO := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test torture lint bench notebooks screenshots showcase docs clean
+.PHONY: help lab test torture lint bench notebooks lessons screenshots showcase docs clean
 
 help: ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 lab: $(VENV)/lab ## JupyterLab on the demo: the order shop
 	$(DEMO)
-	$(RUN) jupyter lab $(ROOT_TOO) notebooks/00-tour.ipynb $(LAB_ARGS)
+	$(READING) $(RUN) jupyter lab $(ROOT_TOO) notebooks/README.md $(LAB_ARGS)
 
 test: $(VENV)/test ## all tests but the long ones
 	$(RUN) pytest -n 3 --dist loadgroup -m "not torture" $(ARGS)
@@ -46,6 +48,10 @@ bench: $(VENV)/test ## the benchmarks, or ONLY one of them
 notebooks: $(VENV)/test ## run every notebook from a clean kernel
 	$(DEMO)
 	$(VENV)/bin/python tests/run_notebooks.py $(ARGS)
+
+lessons: $(VENV)/test ## each lesson as a page to hand out, and as slides, in build/lessons
+	$(DEMO)
+	$(VENV)/bin/python tests/make_lessons.py $(ARGS)
 
 screenshots: $(VENV)/test ## the pictures of README and docs, from a real JupyterLab
 	$(VENV)/bin/python tests/screenshots.py $(ARGS)

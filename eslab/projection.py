@@ -180,6 +180,7 @@ class Projection:
             aggregate,
             version,
             _Object(made, apply, event or _plain_event, state or _public, copy),
+            by=f"{class_.__name__}.{apply if isinstance(apply, str) else getattr(apply, '__name__', apply)}",
         )
 
 
@@ -365,8 +366,12 @@ class _ObjectProjection(Projection):
 
     resumes = False
 
-    def __init__(self, name: str, aggregate: str, version: int, how: _Object) -> None:
-        super().__init__(name, aggregate=aggregate, version=version, initial=lambda: _Held({}, how), evolve=_Held.after)
+    def __init__(self, name: str, aggregate: str, version: int, how: _Object, *, by: str) -> None:
+        def told(state: Any, event: Event) -> Any:
+            return state.after(event)
+
+        told.__name__ = by  # so that a change is blamed on the method of the class
+        super().__init__(name, aggregate=aggregate, version=version, initial=lambda: _Held({}, how), evolve=told)
 
     def on(self, *types: Any) -> Callable[[_F], _F]:
         raise ProjectionError(f"projection {self.name!r} folds with its class; use .ignore(...) for types that it does not know")

@@ -49,6 +49,7 @@ class JupyterLab:
             **os.environ,
             "IPYTHONDIR": str(home / "ipython"),
             "JUPYTER_CONFIG_DIR": str(home / "config"),
+            "JUPYTER_CONFIG_PATH": str(folder / "notebooks" / ".jupyter"),  # as `make lab` does
             "JUPYTER_DATA_DIR": str(home / "data"),
             "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
             "JUPYTER_NO_CONFIG": "",

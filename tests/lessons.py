@@ -95,8 +95,8 @@ def slide_types(book: NotebookNode) -> Iterator[str]:
 
 
 def run(source: str, names: dict[str, Any], *, shop: str = "") -> Run:
-    """Run a cell as a notebook would. A word on stderr is an error, as in `make notebooks`."""
-    tree = ast.parse(source.replace(SHOP, repr(shop)))
+    """Run a cell as a notebook would, with the demo lab at `shop` if it is elsewhere. A word on stderr is an error, as in `make notebooks`."""
+    tree = ast.parse(source.replace(SHOP, repr(shop)) if shop else source)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     printed, complained = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complained):

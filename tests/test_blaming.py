@@ -164,3 +164,12 @@ def test_the_shell_tells_the_same():
     wrong = shell("order", "o", "stauts")
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert "stauts is in no state" in wrong.stderr
+
+
+def test_what_an_object_of_a_class_changed_is_blamed_on_its_method():
+    class Order:
+        def when(self, event):
+            self.status = event["data"].get("status")
+
+    h = eslab.play(EVENTS[:2]).history("order", "o", projection=eslab.Projection.of(Order, aggregate="order", apply="when"))
+    assert blamed(h, "status") == [("e2", "Order.when", "status"), ("e1", "Order.when", "status")]

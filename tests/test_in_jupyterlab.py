@@ -10,6 +10,7 @@ import pytest
 from browser import Chromium, Watched, axe, contrast, luminance
 from jupyter import ROOT, JupyterLab, Notebook
 from kafka_cluster import wait_for
+from lessons import Lesson
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -304,3 +305,37 @@ def test_charts_can_be_read_in_either_theme(charting: Notebook):
         assert {colour: contrast(colour, chart["back"]) for colour in chart["texts"] if contrast(colour, chart["back"]) < 4.5} == {}
         assert {colour: contrast(colour, chart["back"]) for colour in chart["lines"] if contrast(colour, chart["back"]) < 3} == {}
     assert [luminance(chart["back"]) > 0.5 for chart in [*light, *dark]] == [True, True, False, False]
+
+
+# --- lessons --------------------------------------------------------------------------------------
+
+SET_SOURCE = """
+    const cell = nb.content.widgets.find((one) => (one.model.getMetadata("tags") ?? []).includes(args[0]));
+    cell.model.sharedModel.setSource(args[1]);
+"""
+
+
+@pytest.mark.parametrize(
+    "stem", ["02-event-sourcing", *(pytest.param(stem, marks=pytest.mark.torture) for stem in ("01-events-and-commands", "08-idempotency"))]
+)
+def test_the_map_leads_to_a_lesson_whose_switch_breaks_it_and_whose_failure_is_stepped_through(
+    jupyterlab: JupyterLab, desk: Page, stem: str
+):
+    path, lesson = f"notebooks/patterns/{stem}.ipynb", Lesson(ROOT / "notebooks" / "patterns" / f"{stem}.ipynb")
+    if not desk.url.startswith(f"{jupyterlab.url}lab"):
+        jupyterlab.open(desk, jupyterlab.write("notebooks/empty.ipynb", "")).close()
+    desk.evaluate("async () => { await window.jupyterapp.commands.execute('docmanager:open', {path: 'notebooks/README.md'}); }")
+    title = next(iter(lesson.sections()))
+    desk.locator(".jp-MarkdownViewer").get_by_role("link", name=title).click()  # it opened to be read, not as source
+    desk.wait_for_function("(path) => window.jupyterapp.shell.currentWidget?.context?.path === path", arg=path)
+    notebook = jupyterlab.open(desk, path)
+    notebook.call(SET_SOURCE, "switch", lesson.thrown().tagged("switch").source)
+    notebook.run_all()
+    assert notebook.errors() == []
+    (broken,) = (cell for cell in lesson.sections()["What it looks like then"] if ".step(" in cell.source)
+    stepper = notebook.output(broken.source).locator(".eslab-stepper")
+    stepper.get_by_role("slider", name="Position").focus()
+    for key, position in (("Home", 0), ("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1)):
+        desk.keyboard.press(key)
+        _at(stepper, position)
+    notebook.close()

@@ -17,7 +17,7 @@ MAP = ROOT / "notebooks" / "README.md"
 MINUTES = 15
 CODE_CELLS = 15
 LINES = 25
-SHARED = {"pandas", "altair", "confluent_kafka"}  # what a notebook of eslab has anyhow, beside the standard library
+SHARED = {"altair", "confluent_kafka", "duckdb", "pandas"}  # what a notebook of eslab has anyhow, beside the standard library
 LESSONS = pytest.mark.parametrize("lesson", [Lesson(path) for path in PATHS], ids=lambda lesson: lesson.path.stem)
 
 

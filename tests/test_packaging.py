@@ -102,7 +102,7 @@ def _make(*arguments: str, **settings: str) -> subprocess.CompletedProcess:
 def test_make_alone_says_what_there_is_to_make():
     said = _make().stdout
     assert re.findall(r"make (\w+)", said) == [
-        *("help", "lab", "test", "torture", "lint", "bench", "notebooks", "screenshots", "showcase", "docs", "clean")
+        *("help", "lab", "test", "torture", "lint", "bench", "notebooks", "lessons", "screenshots", "showcase", "docs", "clean")
     ]
 
 
@@ -131,7 +131,7 @@ def test_a_second_run_installs_nothing(tmp_path):
 def test_the_lab_takes_a_broker_and_more_arguments():
     said = _make("--dry-run", "lab", KAFKA="localhost:9092", LAB_ARGS="--no-browser --port 9999").stdout
     assert "eslab demo data/shop --kafka localhost:9092" in said
-    assert "notebooks/00-tour.ipynb --no-browser --port 9999" in said
+    assert "notebooks/README.md --no-browser --port 9999" in said
     assert "--kafka" not in _make("--dry-run", "lab").stdout
 
 
