@@ -338,7 +338,7 @@ class History(Sequence[Step]):
         frame["state"] = [pack_state(state).decode() for state in frame["state"]]
         return pa.Table.from_pandas(frame, preserve_index=False)
 
-    def step(self, *, at: Moment = None, height: int = 560, limit: int = LIMIT) -> Stepper:
+    def step(self, *, at: Moment = None, height: int = 640, limit: int = LIMIT) -> Stepper:
         """The debugger: a widget that steps through this history, opened at a moment (default: the last step); `height` in pixels.
 
         Folds every step once. At most `limit` steps are sent, the last ones or those around the moment, and the widget says so.

@@ -9,7 +9,7 @@ from typing import Final
 
 __all__ = ["LEFT", "Html", "escape", "grid", "visible"]
 
-# Controls, half surrogate pairs (UTF-8 cannot hold them), and whatever is invisible or turns the text around; stepper.js has the same
+# Controls, half surrogate pairs (UTF-8 cannot hold them), and whatever is invisible or turns the text around; stepper_page/text.js has the same
 _HIDDEN: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )

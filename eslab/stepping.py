@@ -2,9 +2,12 @@
 
 UTF-8 lines; their fields are JSON texts parted by tabs, of which JSON text itself has none:
 
-    line 0    {"name", "projection", "first", "last", "total", "keys", "marks", "notes"}, the state after `first` steps
-    line n    [type, marks, problem, recorded, happened, late_ms, clock, id, version, source, at, correlation, causation, trace, changes],
+    line 0    {"name", "projection", "first", "last", "total", "keys", "marks", "notes", "types", "type_of", "times_ms"}, the state after `first` steps
+    line n    [type, marks, problem, recorded, happened, id, version, source, at, correlation, causation, trace, late_ms, clock, changes],
               the event's data, the patch that makes the state after step first + n, and at the versions in `keys` that whole state
+
+`types` are the event types in the order in which they came (null: none), `type_of` says for each step which of them, `times_ms` when it was recorded, in the lab's
+order of time: what is asked of all steps at once stands in line 0, so that no line is parsed for it.
 
 The data is the payload's own text, and no number goes through a float. A whole state is written once the patches since the last one weigh as much: that doubles
 the patches at most, and a jump to any step reads no more than two states' worth.
@@ -67,6 +70,7 @@ def write(
     follower = Follower(initial)
     begin = dumps(follower.state)
     lines, keys, marked = [b""], [], dict[str, list[int]]()
+    types, type_of = dict[str | None, int](), list[int]()
     total = whole = len(begin)
     patched = since = 0
     if follower.odd:
@@ -80,6 +84,7 @@ def write(
             marks, problem = (*marks, "no JSON"), problem or follower.odd
         for mark in marks:
             marked.setdefault(mark, []).append(position)
+        type_of.append(types.setdefault(step.type, len(types)))
         change = dumps(patch)
         fields = [dumps(_head(step.type, marks, problem, row, len(patch), show)), _one_line(row[-1]), change]
         patched, since = patched + len(change), since + 1
@@ -93,7 +98,9 @@ def write(
             notes = [*notes, f"steps {position + 1:,} to {last:,} are not shown: what is shown already takes {total / 1e6:,.0f} MB"]
             break
     header = {"name": name, "projection": projection, "first": first, "last": position, "total": len(rows)}
-    lines[0] = dumps({**header, "keys": keys, "marks": marked, "notes": notes}) + b"\t" + begin
+    times_ms = [round(moment.timestamp() * 1000) for moment in rows.list("order_at")[first:position]]
+    index = {"types": list(types), "type_of": type_of, "times_ms": times_ms}
+    lines[0] = dumps({**header, "keys": keys, "marks": marked, "notes": notes, **index}) + b"\t" + begin
     return Script(first, position, b"\n".join(lines))
 
 
@@ -108,8 +115,8 @@ def _head(
     recorded, happened, clock, event_id, version, source, topic, partition, incarnation, offset, correlation, causation, trace, _ = row
     late_ms = round((recorded - happened).total_seconds() * 1000) if recorded and happened else None
     at = str(Coordinates(topic, partition, incarnation, offset))
-    times = (recorded and show(recorded), happened and show(happened), late_ms, clock)
-    return (type_, marks, problem, *times, event_id, version, source, at, correlation, causation, trace, changes)
+    times = (recorded and show(recorded), happened and show(happened))
+    return (type_, marks, problem, *times, event_id, version, source, at, correlation, causation, trace, late_ms, clock, changes)
 
 
 def _one_line(text: str | None) -> bytes:

@@ -114,6 +114,8 @@ class JupyterLab:
         """
         notebook = Notebook(page, path)
         if app == "lab" and page.url.startswith(f"{self.url}lab"):
+            page.wait_for_function("window.jupyterapp")  # it may have been loaded again
+            page.evaluate("async () => { await window.jupyterapp.restored; }")
             page.evaluate("async (path) => { await window.jupyterapp.commands.execute('docmanager:open', {path}); }", path)
         else:
             page.goto(f"{self.url}{'lab/tree' if app == 'lab' else app}/{path}?token={self._token}")

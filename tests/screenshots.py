@@ -26,7 +26,8 @@ HEAVIEST = 500_000  # bytes; a README should not take a second to load
 def second_charge(notebook: Notebook) -> None:
     """Step to the event that charged the customer again, as a user would."""
     stepper = notebook.page.get_by_role("group", name="Stepper: order ord-4711")
-    stepper.get_by_role("option", name="PaymentCharged").nth(1).click()
+    stepper.get_by_role("listbox", name="Events").get_by_role("option", name="PaymentCharged").nth(1).click()
+    stepper.locator('.es-state [data-path="paymentId"] [role=button]').click()
     stepper.get_by_role("slider", name="Position").focus()
 
 

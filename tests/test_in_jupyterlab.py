@@ -192,21 +192,76 @@ def test_the_stepper_follows_the_theme_and_axe_finds_nothing(notebook: Notebook,
     assert axe(notebook.page, ".eslab-stepper") == []
 
 
-def test_with_its_kernel_killed_the_stepper_still_steps(jupyterlab: JupyterLab, desk: Page):
-    notebook = jupyterlab.open(desk, jupyterlab.write("notebooks/killed.ipynb", *STEPPING))
-    notebook.run_all()
-    root = _stepper(notebook)
-    notebook.kill()
-    desk.locator(".jp-Dialog", has_text="appears to have died").get_by_role("button", name="Ok").click()
-    root.get_by_role("slider", name="Position").focus()
-    desk.keyboard.press("Home")
-    _at(root, 0)
-    desk.keyboard.press("ArrowRight")
-    _at(root, 1)
-    assert root.locator(".es-event h3").inner_text().startswith("OrderCreated")
-    root.get_by_role("button", name="Last", exact=True).click()
-    assert int(root.get_attribute("data-position")) > 5
-    notebook.close()
+STEP_ALL = """async (root) => {
+    const slider = root.querySelector(".es-slider");
+    for (let at = 0; at <= Number(slider.max); at++) { slider.value = at; slider.dispatchEvent(new Event("input")); }
+    return window.sent.length;
+}"""
+LISTEN = """
+    window.sent = [];
+    nb.sessionContext.session.kernel.anyMessage.connect((_, {msg, direction}) => {
+        if (direction === "send" && msg.header.msg_type === "comm_msg") window.sent.push(msg);
+    });
+"""
+
+
+def test_an_order_is_debugged_through_a_reload_and_the_end_of_its_kernel(jupyterlab: JupyterLab, chromium: Chromium, seen: Watched):
+    path = jupyterlab.write("notebooks/debugging.ipynb", *STEPPING)
+    with chromium.page(seen) as page:
+        notebook = jupyterlab.open(page, path)
+        notebook.run_all()
+        root = _stepper(notebook)
+        press = page.keyboard.press
+        last = int(notebook.ask("print(len(h))"))
+
+        notebook.call(LISTEN)
+        assert root.evaluate(STEP_ALL) == 0  # no message to the kernel while stepping
+        _python(notebook, "stepper.position", last)
+
+        root.get_by_role("slider", name="Position").focus()
+        for key in ("Home", "ArrowRight", "b", "End"):
+            press(key)
+        _python(notebook, "stepper.breakpoints", [["step", 1]])
+        charge = int(notebook.ask("print(h.run_back_until(changed='paymentId').version)"))
+        root.get_by_role("button", name="Show unchanged").click()
+        root.locator('.es-state [data-path="paymentId"] .es-leaf').last.click()
+        causes = [row.get_attribute("data-position") for row in root.locator(".es-cause").all()]
+        assert causes == notebook.ask("print(*(cause.version for cause in h.blame('paymentId')))").split()
+        press("l")
+        _at(root, charge)
+        root.locator(".es-cause").last.click()
+        _at(root, int(causes[-1]))
+        press("Shift+R")
+        _at(root, 1)
+
+        root.get_by_label("Speed").select_option(label="× 360,000")
+        root.get_by_role("button", name="Play").click()
+        _at(root, last)
+        notebook.theme("JupyterLab Dark")
+        assert root.evaluate("(root) => getComputedStyle(root).colorScheme") == "dark"
+        notebook.theme("JupyterLab Light")
+        press("m")
+        press("ArrowLeft")
+        _python(notebook, "stepper.position, stepper.bookmarks", f"{last - 1} [{last}]")
+
+        notebook.call("await nb.context.save()")
+        page.reload()
+        notebook = jupyterlab.open(page, path)
+        root = _stepper(notebook)
+        _at(root, last - 1)
+        root.get_by_role("slider", name="Position").focus()
+        for key, position in (("n", last), ("Shift+R", 1)):
+            press(key)
+            _at(root, position)
+
+        notebook.kill()
+        page.locator(".jp-Dialog", has_text="appears to have died").get_by_role("button", name="Ok").click()
+        root.get_by_role("slider", name="Position").focus()
+        for key, position in (("Home", 0), ("r", 1), ("ArrowRight", 2), ("b", 2), ("End", last), ("Shift+R", 2)):
+            press(key)
+            _at(root, position)
+        assert root.locator(".es-event h3").inner_text().startswith("PaymentRequested")
+        notebook.close()
 
 
 def test_the_stepper_steps_in_notebook_7(jupyterlab: JupyterLab, chromium: Chromium, seen: Watched):

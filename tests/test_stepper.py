@@ -15,7 +15,7 @@ from test_model import states
 
 import eslab
 from eslab import TOMBSTONE, Projection, Record
-from eslab.errors import MomentError, VersionOutOfRange
+from eslab.errors import ConfigError, MomentError, VersionOutOfRange
 from eslab.model import dumps
 from eslab.patches import Follower
 from eslab.views.stepper import Stepper
@@ -178,7 +178,7 @@ def test_what_is_sent_is_the_history_to_the_letter(lab):
     assert (header["first"], header["last"], header["total"]) == ("0", "1200", "1200")
     for step, (head, data, _) in zip(history, steps, strict=True):
         assert json.loads(data) == step.event.data
-        assert (head[0], head[7], head[10]) == (step.event.type, step.event.id, str(step.event.coordinates))
+        assert (head[0], head[5], head[8]) == (step.event.type, step.event.id, str(step.event.coordinates))
     assert header["keys"]
 
 
@@ -318,6 +318,49 @@ def test_a_state_of_something_else_is_refused(lab):
         with pytest.raises(MomentError, match="give one of this history"):
             stepper.state = wrong
     assert stepper.position == 5
+
+
+def test_breakpoints_bookmarks_and_watched_paths_are_read_and_set(lab):
+    stepper = lab.history("order", "o1").step(at=5)
+    stepper.breakpoints = [("step", 3), ("type", "OrderChanged"), ("type", None), ("mark", "failed"), ("change", 'lines[0]."n"')]
+    stepper.bookmarks = [7, 0]
+    stepper.watched = ['"total"', ""]
+    assert stepper.breakpoints == [["step", 3], ["type", "OrderChanged"], ["type", None], ["mark", "failed"], ["change", "lines[0].n"]]
+    assert (stepper.bookmarks, stepper.watched) == ([7, 0], ["total", ""])
+    assert '"watched":["total",""]' in stepper.to_html()
+
+
+@pytest.mark.parametrize(
+    "wrong", [("step", 1201), ("step", "3"), ("type", 3), ("mark", None), ("change", 3), ("until", "x"), "step", ("step",), None]
+)
+def test_what_is_no_breakpoint_is_refused_and_changes_nothing(lab, wrong):
+    stepper = lab.history("order", "o1").step()
+    stepper.breakpoints = [("step", 3)]
+    with pytest.raises(MomentError, match="is no breakpoint of order o1; write one like"):
+        stepper.breakpoints = [("step", 4), wrong]
+    assert stepper.breakpoints == [["step", 3]]
+
+
+def test_what_is_no_path_of_a_state_or_no_position_is_not_kept(lab):
+    stepper = lab.history("order", "o1").step()
+    for wrong, told in (("a b", "cannot be read at position 1"), ("lines[].n", r"name one of them, like lines\[0\].n")):
+        with pytest.raises(ConfigError, match=told):
+            stepper.watched = [wrong]
+        with pytest.raises(ConfigError, match=told):
+            stepper.breakpoints = [("change", wrong)]
+    with pytest.raises(MomentError, match="3 is no path"):
+        stepper.watched = [3]
+    with pytest.raises(VersionOutOfRange, match=r"there is no 1201$"):
+        stepper.bookmarks = [3, 1201]
+    assert (stepper.breakpoints, stepper.bookmarks, stepper.watched) == ([], [], [])
+
+
+def test_what_is_asked_of_all_steps_at_once_stands_in_the_first_line():
+    events = [order(0), order(1, kind="Paid"), order(2), Record(topic="events", key=b"o1", value=None, timestamp_ms=1_767_268_000_000)]
+    header = json.loads(eslab.play(events, aggregates={"order": "data.orderId"}).history("order", "o1").step()._steps.lines.split(b"\t")[0])
+    assert header["types"] == ["OrderChanged", "Paid", None]
+    assert header["type_of"] == [0, 1, 0, 2]
+    assert header["times_ms"] == [1_767_258_000_000, 1_767_258_001_000, 1_767_258_002_000, 1_767_268_000_000]
 
 
 def test_a_height_that_shows_nothing_is_refused(lab):

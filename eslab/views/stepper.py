@@ -1,6 +1,7 @@
 """The stepper: a history to step through, in a notebook or in a page of its own.
 
-All stepping is done by stepper.js on what it was sent once; Python is told the position, and may set it. The text that is sent is specified in eslab/stepping.py.
+All stepping is done by the scripts in stepper_page/ on what they were sent once; Python is told where the reader is and what is kept there, and may set both. The
+text that is sent is specified in eslab/stepping.py.
 """
 
 from __future__ import annotations
@@ -18,13 +19,34 @@ import anywidget
 import msgspec
 import traitlets
 
-from eslab.errors import MomentError, VersionOutOfRange
-from eslab.model import MISSING, Change, format_path
+from eslab.errors import ConfigError, MomentError, VersionOutOfRange
+from eslab.model import EACH, MISSING, Change, dumps, format_path, parse_path
 from eslab.views import tables
 
 __all__ = ["Stepper", "Steps"]
 
-_HERE: Final = Path(__file__).parent
+_PAGE: Final = Path(__file__).parent / "stepper_page"
+_PARTS: Final = (
+    "tree",
+    "text",
+    "book",
+    "stops",
+    "elements",
+    "values",
+    "events",
+    "strip",
+    "finding",
+    "step",
+    "blame",
+    "keeps",
+    "player",
+    "keys",
+    "view",
+)
+_SCRIPT: Final = "\n".join(
+    (_PAGE / f"{part}.js").read_text(encoding="utf-8") for part in _PARTS
+)  # one module: a widget's script is one text
+_STYLE: Final = (_PAGE / "stepper.css").read_text(encoding="utf-8")
 LISTED: Final = 50  # steps in the static view
 _SHORTEST: Final = 160  # pixels; below it nothing can be read
 
@@ -45,6 +67,10 @@ class Steps:
     changes_at: Callable[[int], Sequence[Change]]
 
 
+Breakpoint = tuple[str, Any]
+"""Where a run stops: ("step", 4), ("type", "OrderPaid"), ("mark", "failed") or ("change", "total")."""
+
+
 class _Whole(traitlets.Int[Any, Any]):
     """A whole number: what is none goes to the validator too, whose sentence says more than that of traitlets."""
 
@@ -53,13 +79,19 @@ class _Whole(traitlets.Int[Any, Any]):
 
 
 class Stepper(anywidget.AnyWidget):
-    """The widget. `position` n is the state after n steps, 0 before the first; it can be read and set, as can `state`."""
+    """The widget. `position` n is the state after n steps, 0 before the first; it can be read and set, as can `state`.
 
-    _esm = _HERE / "stepper.js"
-    _css = _HERE / "stepper.css"
+    So can what the reader keeps: `breakpoints` (see `Breakpoint`), `bookmarks` (positions) and `watched` (paths, like `items[0].price`).
+    """
+
+    _esm = _SCRIPT
+    _css = _STYLE
 
     position = _Whole(0).tag(sync=True)
-    height = _Whole(560).tag(sync=True)
+    height = _Whole(640).tag(sync=True)
+    breakpoints = traitlets.List[Any](default_value=[]).tag(sync=True)
+    bookmarks = traitlets.List[Any](default_value=[]).tag(sync=True)
+    watched = traitlets.List[Any](default_value=[]).tag(sync=True)
     _lines = traitlets.Bytes(b"").tag(sync=True)
 
     def __init__(self, steps: Steps, *, position: int, height: int) -> None:
@@ -77,12 +109,45 @@ class Stepper(anywidget.AnyWidget):
 
     @traitlets.validate("position")
     def _within(self, proposal: dict[str, Any]) -> int:
-        position, steps = proposal["value"], self._steps
-        if not _is_whole(position) or not steps.first <= position <= steps.last:
-            raise VersionOutOfRange(
-                f"{steps.name}: this stepper has positions {steps.first} to {steps.last} (the state after so many steps); there is no {position!r}"
-            )
-        return int(position)
+        if not self._has(proposal["value"]):
+            raise self._outside(proposal["value"])
+        return int(proposal["value"])
+
+    def _has(self, position: Any) -> bool:
+        return _is_whole(position) and self._steps.first <= position <= self._steps.last
+
+    def _outside(self, position: Any) -> VersionOutOfRange:
+        return VersionOutOfRange(
+            f"{self._steps.name}: this stepper has positions {self._steps.first} to {self._steps.last} (the state after so many steps); there is no {position!r}"
+        )
+
+    @traitlets.validate("breakpoints")
+    def _stops(self, proposal: dict[str, Any]) -> list[Any]:
+        return [self._stop(one) for one in proposal["value"]]
+
+    def _stop(self, one: Any) -> list[Any]:
+        if isinstance(one, (list, tuple)) and len(one) == 2:
+            kind, what = one
+            if kind == "step" and self._has(what):
+                return [kind, int(what)]
+            if (kind == "type" and (what is None or isinstance(what, str))) or (kind == "mark" and isinstance(what, str)):
+                return [kind, what]
+            if kind == "change" and isinstance(what, str):
+                return [kind, _path(what)]
+        raise MomentError(
+            f"{one!r} is no breakpoint of {self._steps.name}; write one like ('step', {self._steps.last}), ('type', 'OrderPaid'), ('mark', 'failed') or ('change', 'total')"
+        )
+
+    @traitlets.validate("bookmarks")
+    def _marked(self, proposal: dict[str, Any]) -> list[int]:
+        for one in proposal["value"]:
+            if not self._has(one):
+                raise self._outside(one)
+        return [int(one) for one in proposal["value"]]
+
+    @traitlets.validate("watched")
+    def _paths(self, proposal: dict[str, Any]) -> list[str]:
+        return [_path(one) for one in proposal["value"]]
 
     @traitlets.validate("height")
     def _high_enough(self, proposal: dict[str, Any]) -> int:
@@ -91,8 +156,9 @@ class Stepper(anywidget.AnyWidget):
         return int(proposal["value"])
 
     def to_html(self, path: str | Path | None = None) -> str | Path:
-        """A page that holds everything and asks for nothing: written to `path` (replacing what is there), which is returned; else its text."""
-        page = _page(self._steps, self.position)
+        """A page that holds everything, what is kept too, and asks for nothing: written to `path` (replacing what is there), which is returned; else its text."""
+        kept = {"breakpoints": self.breakpoints, "bookmarks": self.bookmarks, "watched": self.watched}
+        page = _page(self._steps, {"position": self.position, "height": 0, **kept})
         if path is None:
             return page
         target = Path(path).expanduser().absolute()
@@ -117,6 +183,18 @@ class Stepper(anywidget.AnyWidget):
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _path(text: Any) -> str:
+    """A path of a state as eslab writes it; "" is the whole state."""
+    if not isinstance(text, str):
+        raise MomentError(f"{text!r} is no path; write one like items[0].price")
+    if text == "":
+        return text
+    path = parse_path(text)
+    if EACH in path:
+        raise ConfigError(f"path {text!r} names many values; name one of them, like {text.replace('[]', '[0]')}")
+    return format_path(path)
 
 
 # --- where no widget can run
@@ -145,7 +223,7 @@ def _heads(steps: Steps, position: int) -> list[Any]:
     start = max(1, min(position - steps.first - LISTED // 2, len(lines) - LISTED))
     rows: list[Any] = [msgspec.json.decode(lines[0].split(b"\t", 1)[0])]
     for at in range(start, min(start + LISTED, len(lines))):
-        type_, marks, problem, recorded, _, _, _, event_id, *_ = msgspec.json.decode(lines[at].split(b"\t", 1)[0])
+        type_, marks, problem, recorded, _, event_id, *_ = msgspec.json.decode(lines[at].split(b"\t", 1)[0])
         here = "→" if steps.first + at == position else ""
         name = type_ or ("(tombstone)" if "tombstone" in marks else "(no event)")
         rows.append([here, steps.first + at, name, recorded or "—", event_id or "—", ", ".join(marks), problem or ""])
@@ -170,21 +248,25 @@ def _side(tag: str, value: Any) -> str:
 # --- a page of its own
 
 _MODEL: Final = """
-const told = {position: POSITION, height: 0, _lines: document.getElementById("eslab-steps").textContent};
-const model = {get: (name) => told[name], set: (name, value) => { told[name] = value; }, save_changes() {}, on() {}, off() {}};
+const told = {...JSON.parse(document.getElementById("eslab-told").textContent), _lines: document.getElementById("eslab-steps").textContent};
+const heard = new Map();
+const model = {
+  get: (name) => told[name], set: (name, value) => { told[name] = value; heard.get(`change:${name}`)?.(); },
+  on: (what, then) => heard.set(what, then), off: (what) => heard.delete(what), save_changes() {},
+};
 render({model, el: document.getElementById("eslab")});
 """
 _BODY: Final = "h1{position:absolute;clip-path:inset(50%)}html,body{margin:0;height:100%}#eslab{height:100%}@media (prefers-color-scheme:dark){body{background:#14171c}}"
 
 
-def _page(steps: Steps, position: int) -> str:
-    script = (_HERE / "stepper.js").read_text(encoding="utf-8") + _MODEL.replace("POSITION", str(position))
-    style = (_HERE / "stepper.css").read_text(encoding="utf-8") + _BODY
+def _page(steps: Steps, told: dict[str, Any]) -> str:
+    script, style = _SCRIPT + _MODEL, _STYLE + _BODY
     policy = f"default-src 'none'; base-uri 'none'; form-action 'none'; script-src {_hash(script)}; style-src {_hash(style)}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"><title>{tables.escape(steps.name)}</title><style>{style}</style></head>\n'
-        f'<body><main id="eslab"><h1>{tables.escape(steps.name)}</h1></main><noscript>{_static(steps, position)}</noscript>\n'
+        f'<body><main id="eslab"><h1>{tables.escape(steps.name)}</h1></main><noscript>{_static(steps, told["position"])}</noscript>\n'
+        f'<script type="application/json" id="eslab-told">{_without_tags(dumps(told))}</script>\n'
         f'<script type="application/json" id="eslab-steps">{_without_tags(steps.lines)}</script>\n'
         f'<script type="module">{script}</script></body></html>\n'
     )
