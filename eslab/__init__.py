@@ -15,7 +15,9 @@ from eslab.bookmarks import Bookmarks
 from eslab.changes import Changes
 from eslab.compare import Comparison, Difference, Divergence
 from eslab.contents import Gaps, Info, Snapshot
+from eslab.dead_letters import DeadLetter, DeadLetters
 from eslab.demo import demo
+from eslab.duplicates import Duplicate, Duplicates
 from eslab.errors import EslabError
 from eslab.firsts import First, Firsts
 from eslab.history import History, State, Step
@@ -30,11 +32,14 @@ from eslab.search import Found
 from eslab.sqlworld import SqlWorld
 from eslab.throughput import Throughput
 from eslab.timeline import Timeline
+from eslab.timelines import Pair, Timelines
 from eslab.tracing import Trace, Traced
 from eslab.verify import Verification
 from eslab.views.offline import use_offline_charts
 from eslab.watching import Watch
+from eslab.whatif import WhatIf, WorldWhatIf
 from eslab.world import World
+from eslab.worldlines import WorldTimelines
 
 __version__ = "0.1.0"
 
@@ -50,8 +55,12 @@ __all__ = [
     "Comparison",
     "Coordinates",
     "Cut",
+    "DeadLetter",
+    "DeadLetters",
     "Difference",
     "Divergence",
+    "Duplicate",
+    "Duplicates",
     "EslabError",
     "Event",
     "Explanation",
@@ -64,6 +73,7 @@ __all__ = [
     "Lab",
     "Lag",
     "Late",
+    "Pair",
     "Projection",
     "Record",
     "Sagas",
@@ -76,12 +86,16 @@ __all__ = [
     "Step",
     "Throughput",
     "Timeline",
+    "Timelines",
     "Trace",
     "Traced",
     "Verification",
     "Watch",
+    "WhatIf",
     "World",
     "WorldChanges",
+    "WorldTimelines",
+    "WorldWhatIf",
     "demo",
     "errors",
     "play",

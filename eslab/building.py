@@ -6,6 +6,7 @@ Nothing in the log is changed, and a crash anywhere leaves the last manifest as 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
 import re
 import secrets
@@ -16,6 +17,7 @@ import typing
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -33,14 +35,14 @@ from eslab.durable import commit_file, enough_disk
 from eslab.errors import ConfigError
 from eslab.events import EVENTS, LifeState, Manifest, Run, TopicCounts, manifest_name, newest_manifest, next_number
 from eslab.mapping import SAMPLE, Mapping, TopicMapping, infer, write_topic
-from eslab.model import EACH, Cut, Life, format_path, loads
+from eslab.model import EACH, Cut, Life, Record, format_path, loads
 from eslab.ordering import put_in_order
 from eslab.segments import LOSSY, Log, Reach, Segment, reaches
-from eslab.sources import CONSUMER_OFFSETS, Hole
+from eslab.sources import CONSUMER_OFFSETS, Hole, records_to_table
 from eslab.transactions import Transactions
 from eslab.wording import many
 
-__all__ = ["between", "outdated", "sweep", "update"]
+__all__ = ["between", "outdated", "rows_of", "sweep", "update"]
 
 CHUNK_ROWS: Final = 250_000  # sorted in memory at once
 CHUNK_BYTES: Final = 256 << 20
@@ -321,10 +323,22 @@ def between(log: Log, mapping: Mapping, low: Cut, high: Cut, order_ms: typing.Ma
             walk = [Reach(one.segment, max(one.start, start), min(one.next, next_)) for one in reaches(lives.get(life, []))]
             for reach in (one for one in walk if one.start < one.next):
                 for records in _held(life, lives[life], reach, lambda count: None):
-                    ids = [path for _, path in told.aggregates]
-                    events, id_columns = decode(con, records, life=life, envelope=told.envelope, ids=ids, decimals=told.decimals)
-                    events = events.append_column("order_at", put_in_order(state, records, events, mapping.distrust))
-                    yield _by_aggregate(events, told, id_columns)
+                    order = partial(put_in_order, state, records, distrust=mapping.distrust)
+                    yield _rows(con, life, records, told, order)
+
+
+def rows_of(con: duckdb.DuckDBPyConnection, life: Life, record: Record, told: TopicMapping, order_at: dt.datetime) -> pa.Table:
+    """The rows that one record makes, as it stands at a time in the lab's order. `con` is only used to run expressions, in UTC."""
+    return _rows(con, life, records_to_table([record]), told, lambda events: pa.array([order_at], EVENTS.field("order_at").type))
+
+
+def _rows(
+    con: duckdb.DuckDBPyConnection, life: Life, records: pa.Table, told: TopicMapping, order: Callable[[pa.Table], pa.Array]
+) -> pa.Table:
+    """The rows that records of one life make; `order` tells the place in time of each."""
+    ids = [path for _, path in told.aggregates]
+    events, id_columns = decode(con, records, life=life, envelope=told.envelope, ids=ids, decimals=told.decimals)
+    return _by_aggregate(events.append_column("order_at", order(events)), told, id_columns)
 
 
 def _cover(covered: list[tuple[int, int]], start: int, next_: int) -> list[tuple[int, int]]:

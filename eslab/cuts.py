@@ -23,7 +23,19 @@ from eslab.positions import of_group
 from eslab.runs import KEY, key_at
 from eslab.sql import ORDER, query
 
-__all__ = ["Clock", "at_event", "at_group", "at_offsets", "at_time", "at_version", "changed_since", "find_event", "select"]
+__all__ = [
+    "Clock",
+    "at_event",
+    "at_group",
+    "at_offsets",
+    "at_time",
+    "at_version",
+    "changed_since",
+    "find_event",
+    "occurrences",
+    "select",
+    "unknown",
+]
 
 EVER: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
 
@@ -224,8 +236,22 @@ def _committed(events: Events, samples: pa.Table, moment: dt.datetime) -> list[t
 def find_event(events: Events, told: str | Coordinates | tuple[str, int, int]) -> tuple[OrderKey, int]:
     """Where an event stands in the lab's order (its first occurrence), and how often its id was seen.
 
-    An event is named by its id, by coordinates, or by (topic, partition, offset) in the newest incarnation.
+    An event is named by its id, by coordinates, or by (topic, partition, offset) in the newest incarnation. Raises `UnknownEvent`.
     """
+    found = occurrences(events, told)
+    if not found:
+        raise unknown(told)
+    return found[0], len(found)
+
+
+def unknown(told: str | Coordinates | tuple[str, int, int]) -> UnknownEvent:
+    """That no event is called so."""
+    name = "/".join(map(str, told)) if type(told) is tuple else str(told)
+    return UnknownEvent(f"no captured event is called {name!r}; lab.find(...) looks for any id, and lab.gaps() says what was not captured")
+
+
+def occurrences(events: Events, told: str | Coordinates | tuple[str, int, int]) -> list[OrderKey]:
+    """Where every event that is called so stands, in the lab's order. Raises `MomentError` for what names none."""
     where, parameters = "event_id = $id", dict[str, str | int](id=told if isinstance(told, str) else "")
     if isinstance(told, Coordinates):
         where = "topic = $topic and partition_id = $partition and incarnation = $incarnation and record_offset = $offset"
@@ -235,14 +261,8 @@ def find_event(events: Events, told: str | Coordinates | tuple[str, int, int]) -
         parameters = dict(zip(("topic", "partition", "offset"), told, strict=True))
     elif not isinstance(told, str):
         raise MomentError(f"{told!r} names no event; give its id, or (topic, partition, offset)")
-    found = query(events, f"select {ORDER}, count(*) over () from {{rows}} where first and {where} order by {ORDER} limit 1", parameters)
-    if not found:
-        name = "/".join(map(str, told)) if type(told) is tuple else str(told)
-        raise UnknownEvent(
-            f"no captured event is called {name!r}; lab.find(...) looks for any id, and lab.gaps() says what was not captured"
-        )
-    order_at, topic, partition, incarnation, offset, seen = found[0]
-    return (order_at.astimezone(dt.UTC), topic, partition, incarnation, offset), seen
+    found = query(events, f"select {ORDER} from {{rows}} where first and {where} order by {ORDER}", parameters)
+    return [(order_at.astimezone(dt.UTC), *place) for order_at, *place in found]
 
 
 def select(events: Events, at: str | dt.datetime | Cut | None, *, clock: Clock, by: str = "recorded", cut: Cut | None = None) -> Selection:
@@ -264,7 +284,7 @@ def select(events: Events, at: str | dt.datetime | Cut | None, *, clock: Clock, 
         raise MomentError(
             'a time and a cut were given: with clock="recorded" name one; with clock="happened" the cut says what had been recorded'
         )
-    return Selection(at_time(events, moment, f"recorded until {clock.show(moment)}"))
+    return Selection(at_time(events, moment, f"recorded until {clock.show(moment)}"), recorded_until=moment)
 
 
 def changed_since(events: Events, cut: Cut, upcasters: str) -> str:

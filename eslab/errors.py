@@ -22,6 +22,7 @@
     ├── UnknownGroup           a consumer group of which the lab has no position
     ├── UnknownTopic           a topic that the lab does not hold
     ├── ProjectionError        a projection that cannot be folded
+    ├── WhatIfError            a what-if that asks for what cannot be
     ├── ExecutorError          an executor that died, or cannot take a projection
     └── QueryError             SQL that DuckDB refused
 
@@ -53,6 +54,7 @@ __all__ = [
     "UnknownPath",
     "UnknownTopic",
     "VersionOutOfRange",
+    "WhatIfError",
 ]
 
 
@@ -142,6 +144,10 @@ class UnknownTopic(EslabError, LookupError):
 
 class ProjectionError(EslabError):
     """The projection, or one of its handlers, cannot be used."""
+
+
+class WhatIfError(EslabError):
+    """What a what-if asks for cannot be: a path that leads nowhere, an event that is none, a change of something else."""
 
 
 class ExecutorError(EslabError):

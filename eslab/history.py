@@ -19,7 +19,7 @@ from eslab.blaming import Cause, Causes, Explanation, explained, last_of_each, o
 from eslab.changes import Changes, diff
 from eslab.cuts import Clock
 from eslab.errors import MomentError, UnknownId, VersionOutOfRange
-from eslab.events import Events
+from eslab.events import Events, Slice
 from eslab.folding import FOLD_COLUMNS, Rows, apply, events_of
 from eslab.model import EACH, MISSING, Coordinates, Cut, Event, Path, Selection, format_path, pack_state, parse_path, value_at
 from eslab.projection import Projection
@@ -120,11 +120,20 @@ class History(Sequence[Step]):
     """
 
     def __init__(
-        self, events: Events, aggregate: str, aggregate_id: str, projection: Projection, selection: Selection, clock: Clock
+        self,
+        events: Events,
+        aggregate: str,
+        aggregate_id: str,
+        projection: Projection,
+        selection: Selection,
+        clock: Clock,
+        *,
+        rows: Slice | None = None,
     ) -> None:
+        """`rows` are the events of the history, where they are not those that the selection holds."""
         self.aggregate, self.aggregate_id, self.projection, self.selection = aggregate, aggregate_id, projection, selection
         self._events, self._clock = events, clock
-        self._rows = Rows(keying.lookup(events, projection, aggregate_id, COLUMNS, selection))
+        self._rows = Rows(keying.lookup(events, projection, aggregate_id, COLUMNS, selection) if rows is None else rows)
         self._list = events_of(self._rows)
         self._kept: dict[int, Any] = {0: projection.initial()}
         self._failure: tuple[int, str] | None = None
@@ -497,10 +506,12 @@ class History(Sequence[Step]):
 
     def _at_time(self, moment: dt.datetime) -> State:
         if self.selection.happened_until is not None:
-            held = self._rows.within(dataclasses.replace(self.selection, happened_until=moment))
-            return self._state_of(np.flatnonzero(held), lambda: self.selection.cut, self._beyond(moment))
+            return self._state_of(np.flatnonzero(self._happened_by(moment)), lambda: self.selection.cut, self._beyond(moment))
         version = bisect_right(self._rows.list("order_at"), moment)
         return self._state_of(np.arange(version), lambda: cuts.at_time(self._events, moment), self._beyond(moment))
+
+    def _happened_by(self, moment: dt.datetime) -> np.ndarray:
+        return self._rows.within(dataclasses.replace(self.selection, happened_until=moment))
 
     def _at_event(self, told: str | Coordinates | tuple[str, int, int]) -> State:
         key, seen = cuts.find_event(self._events, told)
@@ -508,7 +519,17 @@ class History(Sequence[Step]):
         note = f"event {told} was seen {seen} times; this is its first" if seen > 1 else ""
         return self._state_of(np.arange(version), lambda: cuts.at_event(self._events, told), note)
 
-    def _place(self, position: int) -> tuple[Any, ...]:
+    def places(self) -> list[cuts.OrderKey]:
+        """Where each step stands in the lab's order."""
+        return list(map(self._place, range(len(self))))
+
+    @property
+    def failure(self) -> tuple[int, str] | None:
+        """The version of the step whose handler raised, and what; None if none did. Folds all that was not folded yet."""
+        self._state_at(len(self))
+        return None if self._failure is None else (self._failure[0] + 1, self._failure[1])
+
+    def _place(self, position: int) -> cuts.OrderKey:
         """Where a step stands in the lab's order."""
         event = self._list[position]
         return event.order_at, *event.coordinates

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Final, cast
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,7 +27,7 @@ from eslab.projection import KeyPath, Projection
 from eslab.quoting import literal
 from eslab.sql import engine, rows
 
-__all__ = ["count", "lookup", "narrowed", "scan"]
+__all__ = ["count", "lookup", "narrowed", "rekeyed", "scan"]
 
 PIECE_BYTES: Final = 64 << 20  # of the rows that are sorted at once; more than one such piece goes to a temporary folder
 MERGED_ROWS: Final = 16 * runs.ROW_GROUP  # of all pieces that are merged at once
@@ -127,27 +128,41 @@ def _pieces(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _keyed(events: Events, projection: Projection, selection: Selection, wanted: Sequence[str] | None) -> Iterator[pa.Table]:
     """Each event once for each of its keys (of those that are wanted), a table at a time, in no order."""
+    with contextlib.closing(engine()) as con:
+        yield from _with_keys(con, rows(events, selection=selection), events, projection, wanted)
+
+
+def rekeyed(table: pa.Table, events: Events, projection: Projection) -> pa.Table:
+    """These rows once for each key that a projection with keys of its own has for their events, in no order."""
+    with contextlib.closing(engine()) as con:
+        con.register("some_rows", table)
+        parts = list(_with_keys(con, "some_rows", events, projection, None))
+    return pa.concat_tables(parts) if parts else EVENTS.empty_table()
+
+
+def _with_keys(
+    con: duckdb.DuckDBPyConnection, source: str, events: Events, projection: Projection, wanted: Sequence[str] | None
+) -> Iterator[pa.Table]:
     kinds = (EVENT,) if projection.handler(TOMBSTONE) is None else (EVENT, TOMBSTONE_KIND)
     told: Any = projection.key
     by_sql = told is None or (isinstance(told, KeyPath) and not (projection.upcast_by and told.column == "data"))
     found = _found(told) if by_sql else "null"
-    query = f"select {', '.join(EVENTS.names)}, {found} as keys from {rows(events, selection=selection)} where first and kind in ({', '.join(map(literal, kinds))})"
+    query = f"select {', '.join(EVENTS.names)}, {found} as keys from {source} where first and kind in ({', '.join(map(literal, kinds))})"
     ask = _asked(projection)
-    with contextlib.closing(engine()) as con:
-        for batch in con.sql(query).to_arrow_reader(_at_once(events)):
-            table = pa.Table.from_batches([batch]).select(EVENTS.names).cast(EVENTS)
-            keys = pa.Table.from_batches([batch])["keys"].combine_chunks()
-            if not by_sql:
-                part = _slice(table, FOLD_COLUMNS, events)
-                keys = pa.array([list(ask(event)) for event in events_of(Rows(part))], pa.list_(pa.string()))
-            names, at = pc.list_flatten(keys), pc.list_parent_indices(keys)
-            kept = pc.and_(pc.is_valid(names), pc.not_equal(names, ""))
-            if wanted is not None:
-                kept = pc.and_(kept, pc.is_in(names, pa.array(wanted, pa.string())))
-            names, rows_ = names.filter(kept), table.take(at.filter(kept))
-            if len(names):
-                rows_ = rows_.set_column(0, EVENTS.field(0), pa.repeat(projection.aggregate, len(names)))
-                yield rows_.set_column(1, EVENTS.field(1), names)
+    for batch in con.sql(query).to_arrow_reader(_at_once(events)):
+        table = pa.Table.from_batches([batch]).select(EVENTS.names).cast(EVENTS)
+        keys = pa.Table.from_batches([batch])["keys"].combine_chunks()
+        if not by_sql:
+            part = _slice(table, FOLD_COLUMNS, events)
+            keys = pa.array([list(ask(event)) for event in events_of(Rows(part))], pa.list_(pa.string()))
+        names, at = pc.list_flatten(keys), pc.list_parent_indices(keys)
+        kept = pc.and_(pc.is_valid(names), pc.not_equal(names, ""))
+        if wanted is not None:
+            kept = pc.and_(kept, pc.is_in(names, pa.array(wanted, pa.string())))
+        names, rows_ = names.filter(kept), table.take(at.filter(kept))
+        if len(names):
+            rows_ = rows_.set_column(0, EVENTS.field(0), pa.repeat(projection.aggregate, len(names)))
+            yield rows_.set_column(1, EVENTS.field(1), names)
 
 
 def _slice(table: pa.Table, columns: Sequence[str], events: Events) -> Slice:

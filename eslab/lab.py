@@ -17,12 +17,15 @@ import duckdb
 import pandas as pd
 
 from eslab import advancing, building, compare, cuts, dispatch, history, keying, replay, sql, sqlworld, upcasters, verify, watching
+from eslab.altering import Altered
 from eslab.around import Around, find_around
 from eslab.bookmarks import Bookmarks
 from eslab.capture import CapturePlan, Offsets, capture, plan
 from eslab.compare import Comparison
 from eslab.contents import Gaps, Info, Snapshot, span, told_of
 from eslab.cuts import Clock
+from eslab.dead_letters import DeadLetters, find_dead_letters
+from eslab.duplicates import Duplicates, find_duplicates
 from eslab.endings import endings, types
 from eslab.errors import ConfigError, LabBusy, MomentError, NotALab, ProjectionError
 from eslab.events import Events, Manifest, newest_manifest
@@ -53,6 +56,7 @@ from eslab.transactions import waiting
 from eslab.upcasters import Upcasters
 from eslab.upcasting import Rehearsal, rehearse
 from eslab.watching import Watch
+from eslab.whatif import WhatIf, WorldWhatIf, reopened
 from eslab.wording import read_length
 from eslab.world import World
 
@@ -424,8 +428,9 @@ class Lab:
             world: World, told: Cut | str | dt.datetime | None, *, progress: bool
         ) -> World:  # given the world: one that held itself would stay
             events = self._now()
-            cut = self._selection(events, told).cut
-            selection = keying.narrowed(events, todo.projection, dataclasses.replace(todo.selection, cut=cut))
+            until = self._selection(events, told)
+            selection = dataclasses.replace(todo.selection, cut=until.cut, recorded_until=until.recorded_until)
+            selection = keying.narrowed(events, todo.projection, selection)
             then = dataclasses.replace(todo, events=events, selection=selection)
             with Bar(f"advancing {todo.projection.name}", unit="steps", shown=progress) as bar:
                 made = advancing.advance(world, start, then, self._log, read_mapping(self.path), on_rows=bar.count)
@@ -492,6 +497,44 @@ class Lab:
         todo = replay.plan(events, self._folded(projection), self._selection(events, at), keys=keys)
         with Bar(f"searching {todo.projection.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
             return find_firsts(todo, predicate, self._clock(), on_rows=bar.count)
+
+    @overload
+    def what_if(self, of: History) -> WhatIf: ...
+    @overload
+    def what_if(
+        self,
+        of: Projection | str,
+        *,
+        at: str | dt.datetime | Cut | None = None,
+        ended: bool = False,
+        clock: str = "recorded",
+        cut: Cut | None = None,
+    ) -> WorldWhatIf: ...
+    def what_if(
+        self,
+        of: History | Projection | str,
+        *,
+        at: str | dt.datetime | Cut | None = None,
+        ended: bool = False,
+        clock: str = "recorded",
+        cut: Cut | None = None,
+    ) -> WhatIf | WorldWhatIf:
+        """A history, or the world of a projection, with other events: `lab.what_if(h).drop("evt-7").edit("evt-8", {"data.total": 10}).compare()`.
+
+        Verbs: drop (alone, or with its effects), edit, insert, move, duplicate, delay. Each returns another what-if, and nothing is written. `.compare()` shows both timelines and where they part; of
+        a history `.history` is the changed one; of a world only the keys are folded that are touched. The options are those of `replay`; a history brings its own moment.
+        """
+        events = self._now()
+        clock_ = self._clock(events)
+        altered = Altered(events, self._log, read_mapping(self.path), clock_)
+        if isinstance(of, History):
+            if (at, cut, clock, ended) != (None, None, "recorded", False):
+                raise MomentError("a history brings its own moment and clock: give at=, clock= and cut= to lab.history")
+            return WhatIf(reopened(of, events, clock_), altered)
+        projection = self._folded(of)
+        projection.check()
+        keying.count(events, projection)
+        return WorldWhatIf(projection, keying.narrowed(events, projection, self._selection(events, at, clock, cut)), altered, ended=ended)
 
     def compare(
         self,
@@ -641,6 +684,14 @@ class Lab:
     def late(self, *, min: str | float | dt.timedelta = MIN, topic: str | None = None) -> Late:  # noqa: A002  the word that reads best
         """The events that arrived after their time, the latest first: those whose place in the lab's order is `min` or more after their happened_at (default: a minute)."""
         return find_late(self._now(), min, topic, self._clock())
+
+    def duplicates(self) -> Duplicates:
+        """The event ids that were seen more than once, over all topics but those of dead letters: each occurrence after the first, how long after, and whether its payload is the same."""
+        return find_duplicates(self._now(), read_mapping(self.path).dead_letters, self._clock())
+
+    def dead_letters(self) -> DeadLetters:
+        """The records of the topics that lab.toml names by `dead_letters = true`: each one's original, reason, retries, and fate: handled later, redelivered, or lost (`DeadLetter` says when it is which)."""
+        return find_dead_letters(self._now(), self._log, read_mapping(self.path).dead_letters, self._clock())
 
     def throughput(
         self,

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import tomllib
 from collections import Counter
@@ -33,15 +34,23 @@ __all__ = ["Distrust", "Mapping", "TopicMapping", "first_id", "infer", "read_map
 FORMAT_VERSION: Final = 1
 SAMPLE: Final = 1000  # records looked at to infer a topic's mapping
 CLEAR: Final = 0.8  # of the keyed events in a sample must carry the key in one field for that field to be the id
+DEAD: Final = re.compile(
+    r"(?i:(?:^|[._-])(?:dlq|dlt|dead[._-]?letters?(?:[._-]?queue)?)(?![a-z]))|(?<=[a-z])(?:DLQ|DLT|DeadLetters?(?:Queue)?)(?![a-z])"
+)
+"""What the name of a topic of dead letters says: orders-dlq, orders.DLT, dead-letters, ordersDeadLetterQueue."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopicMapping:
-    """How one topic is read: its envelope, (aggregate, id path) pairs, paths from the payload's root, and where numbers keep all their digits, from data on."""
+    """How one topic is read: its envelope, (aggregate, id path) pairs, paths from the payload's root, and where numbers keep all their digits, from data on.
+
+    `dead_letters`: its records are copies of those of other topics that a consumer gave up on.
+    """
 
     envelope: Envelope
     aggregates: tuple[tuple[str, Path], ...] = ()
     decimals: tuple[Path, ...] = ()
+    dead_letters: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +95,11 @@ class Mapping:
         decimals = [format_path(path) for path in told.decimals]
         return hashlib.sha256(dumps([FORMAT_VERSION, describe(told.envelope), aggregates, rules, decimals])).hexdigest()[:16]
 
+    @property
+    def dead_letters(self) -> list[str]:
+        """The topics whose records are dead letters."""
+        return [topic for topic, told in self.topics.items() if told.dead_letters]
+
     def elements(self, aggregate: str) -> dict[str, list[Path]]:
         """For each topic that reaches an aggregate through a list, every id path to it, from the event's data on."""
         out = {}
@@ -125,9 +139,11 @@ def _mapping(path: FilePath, text: str) -> Mapping:
 
 
 def _read_topic(told: Any, where: str) -> TopicMapping:
-    if not isinstance(told, dict) or not told.keys() <= {"envelope", "aggregates", "decimals"}:
-        raise ConfigError(f"{where}: a topic has `envelope`, `aggregates` and `decimals`, nothing else")
-    aggregates, decimals = told.get("aggregates", []), told.get("decimals", [])
+    if not isinstance(told, dict) or not told.keys() <= {"envelope", "aggregates", "decimals", "dead_letters"}:
+        raise ConfigError(f"{where}: a topic has `envelope`, `aggregates`, `decimals` and `dead_letters`, nothing else")
+    aggregates, decimals, dead = told.get("aggregates", []), told.get("decimals", []), told.get("dead_letters", False)
+    if not isinstance(dead, bool):
+        raise ConfigError(f"{where}: dead_letters is true or false, not {dead!r}")
     if not isinstance(aggregates, list):
         raise ConfigError(f"{where}: aggregates is a list of {{ name, id }}")
     if not isinstance(decimals, list) or not all(isinstance(text, str) for text in decimals):
@@ -141,7 +157,7 @@ def _read_topic(told: Any, where: str) -> TopicMapping:
         except ConfigError as exc:
             raise ConfigError(f"{where}: {exc}") from exc
     envelope = read_envelope(told.get("envelope", "default"), where)
-    return TopicMapping(envelope, tuple(pairs), tuple(_in_data(text, envelope, where) for text in decimals))
+    return TopicMapping(envelope, tuple(pairs), tuple(_in_data(text, envelope, where) for text in decimals), dead)
 
 
 def _in_data(text: str, envelope: Envelope, where: str) -> Path:
@@ -191,6 +207,8 @@ def write_topic(folder: FilePath, topic: str, told: TopicMapping, remarks: Itera
         for remark in remarks:
             table.add(tomlkit.comment(remark))
         table.add("aggregates", pairs)
+        if told.dead_letters:
+            table.add("dead_letters", True)
         topics = document.setdefault("topics", tomlkit.table(is_super_table=True))
         assert isinstance(topics, Table)
         topics.add(topic, table)
@@ -237,7 +255,7 @@ def infer(topic: str, sample: Iterable[tuple[bytes | None, bytes | None]]) -> tu
     """Infer a topic's mapping from (key, value) pairs.
 
     Return it, the remarks to write beside it, and the one sentence to say aloud. The id is the commonest `...Id` field of the data that
-    equals the record key; with no clear winner the topic gets no aggregate and the candidates stand in the remarks.
+    equals the record key; with no clear winner the topic gets no aggregate and the candidates stand in the remarks. Nor does one whose name says that it holds dead letters.
     """
     keyed, payloads = 0, 0
     envelopes: Counter[str] = Counter()
@@ -256,6 +274,9 @@ def infer(topic: str, sample: Iterable[tuple[bytes | None, bytes | None]]) -> tu
             present[path] += 1
             equal[path] += text is not None and str(identity) == text
     envelope = ENVELOPES[envelopes.most_common(1)[0][0] if envelopes else "default"]
+    if DEAD.search(topic):
+        said = f"topic {topic}: by its name it holds dead letters, copies of events of other topics, so they are in no history and lab.dead_letters() tells of them; change it in lab.toml"
+        return TopicMapping(envelope, dead_letters=True), ["copies of events of other topics: folded again they would count twice"], said
     ranked = sorted((-count, format_path(path), path) for path, count in equal.items() if count)
     clear = ranked and -ranked[0][0] >= CLEAR * keyed and (len(ranked) == 1 or ranked[0][0] < ranked[1][0])
     if clear:

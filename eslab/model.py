@@ -43,6 +43,7 @@ __all__ = [
     "format_path",
     "loads",
     "loads_each",
+    "loads_exact",
     "pack_state",
     "pack_states",
     "parse_path",
@@ -432,10 +433,11 @@ class _CutJson(msgspec.Struct):
 @dataclass(frozen=True, slots=True)
 class Selection:
     """What a replay sees: a cut and, with `happened_until`, only what happened until then (inclusive; an event without
-    a happened_at counts by recorded_at). The order is always the lab's."""
+    a happened_at counts by recorded_at). The order is always the lab's. `recorded_until` is the time that the cut was made from, where it was from one."""
 
     cut: Cut
     happened_until: dt.datetime | None = None
+    recorded_until: dt.datetime | None = None
 
 
 # --- paths --------------------------------------------------------------------------------------
@@ -523,6 +525,7 @@ def _show(value: Any) -> str:
 # --- JSON ---------------------------------------------------------------------------------------
 
 _decode = msgspec.json.Decoder().decode
+_decode_exact = msgspec.json.Decoder(float_hook=Decimal).decode
 _encoder = msgspec.json.Encoder(decimal_format="number")
 _encode, _encode_lines = _encoder.encode, _encoder.encode_lines
 
@@ -534,6 +537,14 @@ def loads(text: str | bytes) -> Any:
     """
     try:
         return _decode(text)
+    except RecursionError as exc:
+        raise ValueError("JSON is nested too deeply") from exc
+
+
+def loads_exact(text: str | bytes) -> Any:
+    """`loads` with a `Decimal` in the place of every number that is no integer: `dumps` writes it with the digits that it had."""
+    try:
+        return _decode_exact(text)
     except RecursionError as exc:
         raise ValueError("JSON is nested too deeply") from exc
 

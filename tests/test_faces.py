@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import html.parser
 import json
+import shutil
+import tempfile
 import time
+import weakref
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -63,6 +67,12 @@ def views(text: str) -> dict[str, Any]:
     right.on(text)(lambda state, event: {**state, **EXACT, "also": HALF.replace("\ud800", "x"), "n": text})
     compared, broken = lab.compare(left, right, progress=False), lab.compare(left, failing, progress=False)
     taken = lab.snapshot(MemorySource([]), progress=False)
+    dead = lab_of_dead_letters(text, values)
+    supposed = (
+        lab.what_if(h)
+        .edit(text, {"type": f"{text}!", f"data.{dumps(text).decode()}": text})
+        .insert({**payload, "eventId": f"{text}?"}, key=text)
+    )
     lab.bookmark(text, at=lab.cut(event_id=text))
     return {
         "lab": lab,
@@ -95,6 +105,18 @@ def views(text: str) -> dict[str, Any]:
         "caused trace": eslab.play([{**payload, "causationId": f"{text} outside"}]).trace(text, done=text),
         "sagas": lab.sagas(stuck_after=0),
         "around": lab.around(event_id=text),
+        "duplicates": lab.duplicates(),
+        "duplicate": lab.duplicates()[0],
+        "dead letters": dead.dead_letters(),
+        "dead letter": dead.dead_letters()[0],
+        "no dead letters": lab.dead_letters(),
+        "what if": supposed,
+        "timelines": supposed.compare(),
+        "half timelines": lab.what_if(lab.history("order", text, projection=other)).drop(("orders", 0, 0)).compare(),
+        "failed timelines": lab.what_if(lab.history("order", text, projection=failing)).drop(("orders", 0, 1)).compare(),
+        "pair": supposed.compare()[0],
+        "world what if": lab.what_if("order").drop(text),
+        "world timelines": lab.what_if(failing).duplicate(text).compare(),
         "world": lab.replay("order", progress=False),
         "sql world": lab.replay(eslab.SqlProjection(text, "select event_id, data from events")),
         "failed world": lab.replay(failing, progress=False),
@@ -107,6 +129,19 @@ def views(text: str) -> dict[str, Any]:
         "failed comparison": broken,
         "failed difference": broken[text],
     }
+
+
+def lab_of_dead_letters(text: str, values: list[bytes | None]) -> eslab.Lab:
+    """One with this text in every header that a letter tells of."""
+    told = [(name, text.encode()) for name in ("original.topic", "original.partition", "original.offset", "error", "retry.attempt")]
+    letters = [
+        Record(topic="dead-letters", timestamp_ms=at, key=text.encode(), value=one, headers=tuple(told)) for at, one in enumerate(values)
+    ]
+    folder = Path(tempfile.mkdtemp())
+    lab = eslab.Lab(folder / "lab", say=lambda notice: None)
+    weakref.finalize(lab, shutil.rmtree, folder, ignore_errors=True)
+    lab.snapshot(MemorySource(letters), progress=False)
+    return lab
 
 
 ALLOWED = {
@@ -214,6 +249,11 @@ def test_every_object_has_a_face_and_the_tabular_ones_have_tables(made):
         "history",
         "blame",
         "firsts",
+        "duplicates",
+        "dead letters",
+        "no dead letters",
+        "timelines",
+        "world timelines",
         "changes",
         "trace",
         "caused trace",

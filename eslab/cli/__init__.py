@@ -8,10 +8,12 @@ from eslab.cli.asking import at, blame, diff, find, history
 from eslab.cli.capturing import demo, export, info, snapshot, verify, watch
 from eslab.cli.command import main
 from eslab.cli.comparing import compare
+from eslab.cli.delivering import dead_letters, duplicates
 from eslab.cli.measuring import lag, throughput
 from eslab.cli.moments import bookmark, late
 from eslab.cli.querying import sql
 from eslab.cli.replaying import first, replay
+from eslab.cli.supposing import what_if
 from eslab.cli.tracing import around, sagas, trace
 
 __all__ = ["main"]
@@ -27,10 +29,13 @@ for one in (
     at,
     diff,
     blame,
+    what_if,
     trace,
     sagas,
     around,
     late,
+    duplicates,
+    dead_letters,
     bookmark,
     replay,
     first,

@@ -73,8 +73,8 @@ class Out:
             glue = b","
         self._write(b"[]\n" if glue == b"[" else b"]\n")
 
-    def again(self, command: str, *words: str, **options: str | Sequence[str] | None) -> None:
-        """The command that shows the same again, for the ticket. An option with several values is repeated, one with "" stands alone."""
+    def again(self, command: str, *words: str, **options: str | Sequence[str | Sequence[str]] | None) -> None:
+        """The command that shows the same again, for the ticket. An option with several values is repeated (each of one word, or several), one with "" stands alone."""
         given = [part for name, value in options.items() if value is not None for part in _option(name, value)]
         dashed = any(word.startswith("-") for word in words)
         parts = [command, *given, "--", *words] if dashed else [command, *words, *given]
@@ -89,9 +89,9 @@ class Out:
         click.echo(text, file=self._file, nl=False)
 
 
-def _option(name: str, value: str | Sequence[str]) -> list[str]:
-    option = f"--{name.replace('_', '-')}"
-    return [option] if value == "" else [part for one in ([value] if isinstance(value, str) else value) for part in (option, one)]
+def _option(name: str, value: str | Sequence[str | Sequence[str]]) -> list[str]:
+    option, given = f"--{name.replace('_', '-')}", [value] if isinstance(value, str) else value
+    return [option] if value == "" else [part for one in given for part in (option, *([one] if isinstance(one, str) else one))]
 
 
 def _across(names: Sequence[Text], rows: Sequence[Sequence[Text]], widths: Sequence[int]) -> Table:

@@ -21,4 +21,5 @@ def lab_toml(prefix: str = "") -> str:
         pairs = ", ".join(f'{{ name = "{aggregate}", id = "{path}" }}' for aggregate, path in aggregates)
         key = f'"{name}"' if "." in name else name
         lines += ["", f"[topics.{key}]", 'envelope = "default"', f"aggregates = [{pairs}]"]
+        lines += ["dead_letters = true"] if topic == DEAD_LETTERS else []
     return "\n".join(lines) + "\n"
