@@ -9,14 +9,14 @@ from typing import Final
 from eslab.errors import MomentError
 from eslab.events import Events
 from eslab.model import Selection
-from eslab.sql import ORDER, table
+from eslab.sql import place, table
 
 __all__ = ["Endings", "endings", "types"]
 
 SHARE: Final = (
     0.9  # of the sagas that have an event of this type, in how many it comes last; a late notification may come after an end now and then
 )
-ENOUGH: Final = 500_000  # events that are learned from: of a larger lab, every so manieth saga
+ENOUGH: Final = 200_000  # events that are learned from: of a larger lab, every so manieth saga
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,8 @@ def _learned(events: Events, selection: Selection | None) -> list[str]:
     found = table(
         events,
         f"""with steps as (
-            select correlation_id, event_type, ({ORDER}) as place from {{rows}}
-            where first and kind = 'event' and correlation_id <> '' and hash(correlation_id) % $nth = 0
-            qualify row_number() over (partition by correlation_id, event_id order by {ORDER}) = 1
+            select correlation_id, arg_min(event_type, {place(events)}) as event_type, min({place(events)}) as place from {{rows}}
+            where first and kind = 'event' and correlation_id <> '' and hash(correlation_id) % $nth = 0 group by correlation_id, event_id
         ), sagas as (select correlation_id, arg_max(event_type, place) as last from steps group by all),
         having_it as (select event_type, count(distinct correlation_id) as sagas from steps group by all),
         ended_by_it as (select last as event_type, count(*) as sagas from sagas group by all)

@@ -18,7 +18,7 @@ from eslab.endings import Endings
 from eslab.errors import UnknownId
 from eslab.events import Events
 from eslab.model import Selection
-from eslab.sql import ORDER, engine, rows
+from eslab.sql import ORDER, engine, place, rows
 from eslab.tracing import Trace
 from eslab.views import tables
 from eslab.wording import Length, many
@@ -184,7 +184,7 @@ def find_sagas(
         _mark_repeats(con)
         _mark_backwards(con)
         table = con.sql(
-            _INSTANCES,
+            _INSTANCES.replace("PLACE", place(events)),
             params={
                 "done": sorted(endings.done),
                 "compensated": sorted(endings.compensated),
@@ -224,7 +224,7 @@ def _mark_backwards(con: duckdb.DuckDBPyConnection) -> None:
 
 
 _INSTANCES: Final = f"""with steps as (
-    select correlation_id, event_type, order_at, ({ORDER}) as place,
+    select correlation_id, event_type, order_at, PLACE as place,
         case when event_type in (select unnest($done::varchar[])) then 'finished' when event_type in (select unnest($compensated::varchar[])) then 'compensated' end as ends,
         event_type in (select unnest($begin::varchar[])) as begins
     from held anti join repeats using (topic, partition_id, incarnation, record_offset) where {_SAGA}

@@ -24,6 +24,7 @@ __all__ = ["Found", "find_anything"]
 Meaning = tuple[str, str, int, dt.datetime, dt.datetime]
 """As what, of which aggregate, topic, event type or path, how often, first and last order_at."""
 
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _AS: Final = ("aggregate", "event", "correlation", "causation", "trace", "span", "key", "type", "source")
 _KINDS: Final = """[
     case when aggregate_id = $id and aggregate <> '' then {'rank': 1, 'name': aggregate} end,
@@ -52,9 +53,8 @@ def find_anything(events: Events, anything: Any, clock: Clock, *, whole: bool = 
     search = find_values(events, told, whole=whole)
     meanings: list[Meaning] = [(_AS[rank - 1], name, count, first, last) for rank, name, count, first, last in ids]
     for place in sorted(search.places, key=lambda place: (-place.count, place.path)):
-        assert place.first is not None
-        assert place.last is not None
-        meanings.append(("value", place.name, place.count, place.first, place.last))
+        first, last = (_EPOCH + dt.timedelta(microseconds=us) for us in (place.first_us, place.last_us))
+        meanings.append(("value", place.name, place.count, first, last))
     return Found(told, meanings, search, clock)
 
 

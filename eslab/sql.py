@@ -46,6 +46,7 @@ __all__ = [
     "is_current",
     "literal",
     "one_line",
+    "place",
     "query",
     "renamed",
     "rows",
@@ -91,6 +92,28 @@ def rows(events: Events, *, newest: bool = True, selection: Selection | None = N
         return relation
     named = ", ".join(f"({literal(topic)}, {partition}, {incarnation})" for (topic, partition), incarnation in lives.items())
     return f"(from {relation} where (topic, partition_id, incarnation) in ({named}))"
+
+
+def place(events: Events) -> str:
+    """The place of a row of these events in the lab's order as an expression to compare by: one number, which costs half of a row of five, where the offsets leave room for it."""
+    ranks: dict[str, dict[tuple[int, int], int]] = {}
+    lives = sorted(state.life for state in events.manifest.lives)
+    for rank, (topic, partition, incarnation) in enumerate(lives):
+        ranks.setdefault(topic, {})[partition, incarnation] = rank
+    width, size = max((state.next for state in events.manifest.lives), default=0).bit_length(), len(lives).bit_length()
+    if not lives or width + size > _ROOM:
+        return f"({ORDER})"
+    whens = []
+    for topic, told in ranks.items():
+        table = [
+            [told.get((partition, life), 0) for life in range(max(life for _, life in told) + 1)]
+            for partition in range(max(partition for partition, _ in told) + 1)
+        ]
+        whens.append(f"when {literal(topic)} then {table}[partition_id + 1][incarnation + 1]")
+    return f"((epoch_us(order_at)::hugeint * {1 << size} + case topic {' '.join(whens)} end) * {1 << width} + record_offset)"
+
+
+_ROOM = 68  # bits of a HUGEINT that the microseconds of the years 1 to 9999 leave
 
 
 def _before(cut: Cut) -> str:

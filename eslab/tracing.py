@@ -196,6 +196,8 @@ class Trace(Sequence[Traced]):
         return out
 
     def _rows(self) -> list[waterfall.Row]:
+        days = {one.facts["order_at"].astimezone(self._clock.zone).date() for one in self if one.facts is not None}
+        shown = [None if one.facts is None else self._clock.show(one.facts["order_at"]) for one in self]
         return [
             waterfall.Row(
                 depth=one.depth,
@@ -205,12 +207,12 @@ class Trace(Sequence[Traced]):
                 at="" if one.at is None else str(one.at),
                 topic=_fact(one, "topic") or "",
                 moment=_fact(one, "order_at"),
-                time="" if one.facts is None else self._clock.show(one.facts["order_at"]),
+                time="" if time is None else time if len(days) > 1 else time.split(" ", 1)[1],  # one day stands in the headline
                 after_s=None if one.after is None else one.after / _SECOND,
                 open=one.open,
                 marks=", ".join([*one.marks, *_again(one)]),
             )
-            for one in self
+            for one, time in zip(self, shown, strict=True)
         ]
 
     @property

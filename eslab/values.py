@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -17,9 +16,9 @@ from eslab.sql import engine, rows
 
 __all__ = ["Place", "Search", "find_values"]
 
-PART: Final = 640_000  # rows searched at once; after each part it is asked whether it was enough
+PART: Final = 80_000  # rows searched at once; after each part it is asked whether it was enough
 PARSED: Final = (
-    200_000  # events that hold the text somewhere and are read to see where: a second or two; beyond it the search says that it is not all
+    200_000  # events that hold the text somewhere and are read to see where: a few seconds; beyond it the search says that it is not all
 )
 PLACES: Final = 500  # paths that are told of; what is under keys made of ids has no end
 BATCH: Final = 5_000
@@ -30,19 +29,13 @@ _PLAIN: Final = re.compile(r'[^\x00-\x1f"\\\ud800-\udfff]+')  # what JSON writes
 
 @dataclass(slots=True)
 class Place:
-    """One path at which the value stands: the types of events that have it there, how many events, and when."""
+    """One path at which the value stands: the types of events that have it there, how many events, and the first and last order_at, in microseconds since 1970."""
 
     path: str
-    types: dict[str, None] = field(default_factory=dict)
-    count: int = 0
-    first: dt.datetime | None = None
-    last: dt.datetime | None = None
-
-    def add(self, event_type: str, moment: dt.datetime) -> None:
-        self.types[event_type] = None
-        self.count += 1
-        self.first = moment if self.first is None or moment < self.first else self.first
-        self.last = moment if self.last is None or moment > self.last else self.last
+    types: dict[str, None]
+    count: int
+    first_us: int
+    last_us: int
 
     @property
     def name(self) -> str:
@@ -68,8 +61,8 @@ def find_values(events: Events, told: str, *, whole: bool) -> Search:
 
     Reads every event, a part of them at a time; without `whole` no further part once it had to look into `PARSED` of them.
     """
-    found: dict[str, Place] = {}
-    more = set[str]()
+    found: dict[Path, Place] = {}
+    more = set[Path]()
     searched = parsed = unread = 0
     text = max(_PLAIN.findall(told), key=len, default="")
     with contextlib.closing(engine()) as con:
@@ -79,12 +72,13 @@ def find_values(events: Events, told: str, *, whole: bool) -> Search:
                 break
             ((held,),) = con.execute(f"select count(*) from {rows(part)} where {_EVENT}").fetchall()
             reader = con.sql(
-                f"""select event_type, data, metadata, order_at from {rows(part)}
+                f"""select event_type, data, metadata, epoch_us(order_at) as order_us from {rows(part)}
                 where {_EVENT} and (contains(data, $text) or contains(metadata, $text))""",
                 params={"text": text},
             ).to_arrow_reader(BATCH)
             for batch in reader:
-                unread += sum(not _look(row, told, found, more) for row in batch.to_pylist())
+                rows_of = zip(*(batch.column(name).to_pylist() for name in ("event_type", "data", "metadata", "order_us")), strict=True)
+                unread += sum(not _look(row, told, text, found, more) for row in rows_of)
                 parsed += batch.num_rows
             searched += held
     return Search(list(found.values()), searched, total, len(more), unread)
@@ -102,32 +96,45 @@ def _parts(events: Events) -> Iterator[Events]:
             yield Events(events.folder, msgspec.structs.replace(events.manifest, runs=[Run(run.level, run.rows, files)]))
 
 
-def _look(row: dict[str, Any], told: str, found: dict[str, Place], more: set[str]) -> bool:
+def _look(row: tuple[str, str | None, str | None, int], told: str, text: str, found: dict[Path, Place], more: set[Path]) -> bool:
     """Note the paths at which one event has it; False where it cannot be read."""
+    event_type, data, metadata, order_us = row
+    paths = set[Path]()
     try:
-        told_of = {name: loads(row[name]) for name in ("data", "metadata") if row[name] is not None}
+        for name, value in (("data", data), ("metadata", metadata)):
+            if value is not None and text in value:
+                _walk(loads(value), (name,), told, paths)
     except ValueError:
         return False
-    for path in {format_path(path) for name, value in told_of.items() for path in _paths(value, (name,), told)}:
-        if path not in found and len(found) >= PLACES:
+    for path in paths:
+        place = found.get(path)
+        if place is not None:
+            place.types[event_type] = None
+            place.count += 1
+            place.first_us, place.last_us = min(place.first_us, order_us), max(place.last_us, order_us)
+        elif len(found) < PLACES:
+            found[path] = Place(format_path(path), {event_type: None}, 1, order_us, order_us)
+        else:
             more.add(path)
-            continue
-        found.setdefault(path, Place(path)).add(row["event_type"], row["order_at"])
     return True
 
 
-def _paths(value: Any, path: Path, told: str) -> Iterator[Path]:
-    """Every path at which the text stands; of a list, its elements as one."""
+def _walk(value: Any, path: Path, told: str, paths: set[Path]) -> None:
+    """Add every path at which the text stands; of a list, its elements as one."""
     todo: list[tuple[Any, Path]] = [(value, path)]
     while todo:
         value, path = todo.pop()
-        if isinstance(value, dict):
+        if isinstance(value, str):
+            if value == told:
+                paths.add(path)
+        elif isinstance(value, dict):
             todo += [(inner, (*path, name)) for name, inner in value.items()]
         elif isinstance(value, list):
             todo += [(inner, (*path, EACH)) for inner in value]
-        elif value == told if isinstance(value, str) else _number(value) == told:
-            yield path
+        elif _number(value) == told:
+            paths.add(path)
 
 
 def _number(value: Any) -> str | None:
-    return dumps(value).decode() if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    """A number as JSON writes it."""
+    return str(value) if type(value) is int else dumps(value).decode() if type(value) is float else None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from logs import few
 
 import eslab
-from eslab import endings, sagas
+from eslab import endings, sagas, sql
 from eslab.demo import day, lab_toml
 from eslab.demo.story import Story
 from eslab.errors import MomentError, UnknownId
@@ -96,6 +96,12 @@ def test_the_last_ending_event_says_how_a_saga_ended():
     found = asked(lab).df().loc["a"]
     assert (found["state"], found["ended_type"], found["last_type"]) == ("compensated", "Cancelled", "Mailed")
     assert found["took"] == pd.Timedelta(minutes=1)
+
+
+def test_offsets_too_large_to_pack_into_one_number_give_the_same_answer(lab, monkeypatch):
+    told = asked(lab).df()
+    monkeypatch.setattr(sql, "_ROOM", 0)
+    pd.testing.assert_frame_equal(asked(lab).df(), told)
 
 
 def test_only_those_that_begin_so_can_be_asked_for(lab):

@@ -50,7 +50,7 @@ def test_a_trace_is_the_tree_of_causes_with_the_times_between(lab):
     assert [one.after for one in trace] == [None, None, *(dt.timedelta(minutes=minutes) for minutes in (1, 4, 15))]
     assert trace.open == []
     assert repr(trace).splitlines()[0] == "Trace of e3: 4 events in 1 topic over 20 min 0 s, from 2026-01-01 09:00:00 UTC"
-    assert "  └ Reserved  e2  events/0/1  2026-01-01 09:01:00 UTC  +1 min 0 s  [again at events/0/6]" in repr(trace).splitlines()
+    assert "  └ Reserved  e2  events/0/1  09:01:00 UTC  +1 min 0 s  [again at events/0/6]" in repr(trace).splitlines()
 
 
 def test_every_event_of_a_tree_its_correlation_and_its_command_have_the_same_trace(lab):
@@ -309,6 +309,11 @@ def test_a_trace_draws_a_waterfall(lab):
     assert next(row["row"] for row in values if row["x"] is not None).endswith("└\N{NO-BREAK SPACE}Created")
     assert {row["what"] for row in values} == {"recorded"}
     assert "open end" in str(lab.trace("c2", done="Delivered").chart().to_dict()["datasets"])
+
+
+def test_times_of_several_days_carry_their_day():
+    lab = eslab.play([event("e1", "A", at="00"), {**event("e2", "B", "e1"), "timestamp": "2026-01-02T09:00:00Z"}])
+    assert "e1  events/0/0  2026-01-01 09:00:00 UTC" in repr(lab.trace("e1"))
 
 
 def test_a_long_or_deep_trace_is_cut_in_its_views_and_says_so():

@@ -170,15 +170,19 @@ def trace(rows: Sequence[waterfall.Row], *, name: str, zone: dt.tzinfo, notes: S
     moments = [row.moment for row in rows if row.moment is not None]
     if not moments:
         return _nothing(f"nothing is known of {visible(name)}")
-    time = _Time(zone, min(moments), max(*moments, min(moments) + dt.timedelta(milliseconds=1)), moments)
+    span = max(max(moments) - min(moments), dt.timedelta(milliseconds=1))
+    time = _Time(zone, min(moments), max(moments) + span * _MARGIN, moments)
     frame = pd.DataFrame(_steps(rows, time))
+    longest = max(len(row) - _NUMBER for row in frame["row"])
     topics = sorted({visible(row.topic) for row in rows if row.moment is not None})
     tips = [alt.Tooltip(f"{field}:N", title=field) for field in ("type", "id", "topic", "at", "time", "after its cause", "marks")]
     axis = {
         "labelExpr": f"substring(datum.value, {_NUMBER})",
-        "labelLimit": 330,
-        "labelFontSize": 11,
+        "labelAlign": "left",  # or the tree's levels would not stand under each other
+        "labelPadding": longest * _LETTER + 8,
+        "labelLimit": 400,
         "labelFont": "monospace",
+        "labelFontSize": 11,
         "ticks": False,
     }
     line = alt.Y("row:N", title=None, sort=None, scale={"domain": list(frame["row"])}, axis={**axis, "grid": True, "gridOpacity": 0.2})
@@ -192,7 +196,7 @@ def trace(rows: Sequence[waterfall.Row], *, name: str, zone: dt.tzinfo, notes: S
     base = alt.Chart(frame[frame["x"].notna()]).encode(y=line, tooltip=tips)
     wait = base.mark_rule(strokeWidth=2.5, opacity=0.55).encode(x=time.on_axis("from"), x2="x:Q", color=colour)
     dots = base.mark_point(size=70, filled=True, opacity=1).encode(x=time.axis(), color=colour, shape=shape)
-    words = base.mark_text(align="left", dx=8, fontSize=10, color=GREY, limit=260).encode(x=time.on_axis(), text="said:N")
+    words = base.mark_text(align="left", dx=8, fontSize=10, color=GREY, limit=260).encode(x=time.on_axis("edge"), text="said:N")
     drawn = alt.layer(wait, dots, words, width=WIDTH, height=max(60, 19 * len(rows)))
     return _stacked(
         [drawn],
@@ -202,6 +206,8 @@ def trace(rows: Sequence[waterfall.Row], *, name: str, zone: dt.tzinfo, notes: S
     )
 
 
+_MARGIN: Final = 0.15  # of the width, to the right of the last event: room for its words
+_LETTER: Final = 6.7  # pixels of a monospaced letter at 11
 _NUMBER: Final = 5  # digits and a space before what a row is called, so that no two rows have one name
 _SHAPES: Final = {"recorded": "circle", "open end": "triangle-right", "before its cause": "diamond"}
 
@@ -218,6 +224,7 @@ def _steps(rows: Sequence[waterfall.Row], time: _Time) -> list[Row]:
                 "row": f"{at:0{_NUMBER - 1}d} " + visible(branch.replace(" ", "\N{NO-BREAK SPACE}") + show(called, 40)),
                 "x": x,
                 "from": x if cause is None else time.wall(cause),
+                "edge": x if cause is None or x is None else max(x, time.wall(cause)),
                 "what": "open end" if row.open else "before its cause" if backwards else "recorded",
                 "said": "  ".join(part for part in (waterfall.after(row), "open" if row.open else "") if part),
                 "type": visible(show(row.type)),
