@@ -151,15 +151,15 @@ class Log:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._segments: dict[tuple[str, int], Segment] = {}
+        self._segments: dict[tuple[str, int, int], Segment] = {}
 
     def paths(self) -> tuple[str, ...]:
         """Every segment that stands now. Segments never change but by merging, so equal paths are an equal log."""
-        return tuple(path for path, _ in self._files())
+        return tuple(path for path, _, _ in self._files())
 
-    def _files(self) -> list[tuple[str, int]]:
-        """Each segment's path and inode: a merge puts another file in the place of the first."""
-        found: list[tuple[str, int]] = []
+    def _files(self) -> list[tuple[str, int, int]]:
+        """Each segment's path, inode and time: a merge puts another file in the place of the first, and the next one may get the inode that became free."""
+        found: list[tuple[str, int, int]] = []
         folders = [(str(self.folder), 0)]
         while folders:
             folder, depth = folders.pop()
@@ -168,7 +168,8 @@ class Log:
                     if depth < DEPTH:
                         folders.append((entry.path, depth + 1))
                     elif entry.name.endswith(".parquet") and not entry.name.startswith("."):
-                        found.append((entry.path, entry.inode()))
+                        with contextlib.suppress(FileNotFoundError):  # merged a day ago, and removed just now
+                            found.append((entry.path, entry.inode(), entry.stat().st_mtime_ns))
         return sorted(found)
 
     def lives(self) -> dict[Life, list[Segment]]:

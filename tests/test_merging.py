@@ -94,6 +94,20 @@ def test_readers_of_before_a_merge_see_what_they_saw(tmp_path):
     assert [len(reaches(segments)) for segments in log.lives().values()] == [1, 1], "and one that looks again sees the merged file"
 
 
+def test_a_merged_file_that_got_the_inode_of_one_that_is_gone_is_read_anew(tmp_path):
+    lab = trickled(tmp_path / "lab", NEIGHBOURS)
+    log, first = Log(lab.path / "log"), files(lab)[0]
+    before = log.lives()["orders", 0, 0][0].footer
+    shutil.copyfile(first, tmp_path / "small")
+    merge(Log(lab.path / "log"))
+    merged = first.read_bytes()
+    (tmp_path / "small").replace(first)
+    assert log.lives()["orders", 0, 0][0].footer == before
+    first.write_bytes(merged)  # into the same inode
+    os.utime(first, ns=(1, first.stat().st_mtime_ns + 1))
+    assert log.lives()["orders", 0, 0][0].footer.next == NEIGHBOURS * before.next
+
+
 def test_gaps_markers_and_what_lies_before_go_with_the_records(tmp_path):
     records = [Record(topic="orders", key=b"k", value=b'{"eventType": "E", "data": {"orderId": "k"}}', timestamp_ms=at) for at in range(60)]
     source = MemorySource(records)
