@@ -363,7 +363,7 @@ def _tokens(told: Mapping[str, Any], jaas: Mapping[str, str]) -> AbstractTokenPr
     if isinstance(provider, AbstractTokenProvider):
         return provider
     if callable(provider):
-        return _Tokens(lambda: (str(provider()), 0.0))
+        return _Tokens(lambda: (_provided(provider), 0.0))
     if provider is not None:
         raise SourceError("sasl_oauth_token_provider is a function that returns a token, or an aiokafka.abc.AbstractTokenProvider")
     if token := told.get("sasl_oauthbearer_token"):
@@ -381,6 +381,13 @@ def _tokens(told: Mapping[str, Any], jaas: Mapping[str, str]) -> AbstractTokenPr
     )
 
 
+def _provided(provider: Callable[[], Any]) -> str:
+    try:
+        return str(provider())
+    except Exception as exc:
+        raise AccessDenied(f"OAUTHBEARER: sasl_oauth_token_provider gives no token ({type(exc).__name__}); see the error above") from exc
+
+
 def _unsecured(subject: str) -> tuple[str, float]:
     """A token that nobody signed, as Kafka's own test login makes it."""
     now = time.time()
@@ -392,7 +399,13 @@ def _unsecured(subject: str) -> tuple[str, float]:
 def _from_endpoint(url: str, told: Mapping[str, Any], jaas: Mapping[str, str]) -> tuple[str, float]:
     """A token by client credentials (RFC 6749), or from a file (`file:///...`), which is read anew for each connection."""
     if url.startswith("file:"):
-        return Path(urllib.parse.urlsplit(url).path).read_text(encoding="utf-8").strip(), 0.0
+        path = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path))
+        try:
+            return path.read_text(encoding="utf-8").strip(), 0.0
+        except (OSError, UnicodeDecodeError) as exc:
+            raise AccessDenied(
+                f"OAUTHBEARER: {path} gives no token ({getattr(exc, 'strerror', 'not UTF-8')}); check the address of its file"
+            ) from None
     identity = told.get("sasl_oauthbearer_client_id") or jaas.get("clientId")
     secret = told.get("sasl_oauthbearer_client_secret") or jaas.get("clientSecret")
     scope = told.get("sasl_oauthbearer_scope") or jaas.get("scope")
