@@ -173,8 +173,10 @@ class Cluster:
 def hosts_of(url: str) -> list[Address]:
     """The brokers that an address names. Raises `SourceError`."""
     scheme, _, rest = url.partition("://")
-    if "@" in rest:
-        raise SourceError("an address must not hold a name or password, they would be printed; pass sasl_plain_username= and ..._password=")
+    if "@" in rest or "?" in rest:
+        raise SourceError(
+            "an address must not hold a name, password or setting, they would be printed; pass sasl_plain_username= and ..._password=, or config="
+        )
     try:
         hosts = [(host, port) for host, port, _ in collect_hosts(rest.rstrip("/"), randomize=False)]
     except ValueError:

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from eslab.errors import SourceError
 from eslab.sources import Source
@@ -19,6 +18,7 @@ __all__ = ["open_groups", "open_source"]
 
 UNDERSTOOD = "kafka://host:port, a file, a folder, a glob like 'dumps/*.jsonl', or file:path"
 _SERVERS = re.compile(r"[\w.-]+:\d{1,5}(,[\w.-]+:\d{1,5})*")
+_LOGIN = re.compile(r"[^/\s:@]+:\S*@")
 
 
 def open_source(url: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] | Source, **settings: Any) -> Source:
@@ -40,7 +40,7 @@ def open_source(url: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] |
         return source
     if url.startswith("file:"):
         return FileSource(re.sub(r"^file:(//)?", "", url), **settings)
-    if glob.has_magic(url) or (url and Path(url).expanduser().exists()):
+    if "://" not in url and (glob.has_magic(url) or (url and Path(url).expanduser().exists())):
         return FileSource(url, **settings)
     raise SourceError(_not_understood(url))
 
@@ -51,12 +51,18 @@ def open_groups(url: str, **settings: Any) -> Any:
         return import_module("eslab.sources.kafka_groups").KafkaGroups(url, **settings)
     if isinstance(url, str) and _SERVERS.fullmatch(url):
         raise SourceError(_not_understood(url))
-    raise SourceError(f"only a Kafka cluster has consumer groups, and {url!r} is none; write it like kafka://localhost:9092")
+    raise SourceError(f"only a Kafka cluster has consumer groups, and {_shown(url)} is none; write it like kafka://localhost:9092")
 
 
 def _not_understood(url: str) -> str:
     if _SERVERS.fullmatch(url):
         return f"{url!r} has no scheme; for a Kafka cluster write kafka://{url}"
-    if scheme := urlsplit(url).scheme if "://" in url else "":
+    scheme, given, _ = url.partition("://")
+    if given:
         return f"no source is known for {scheme}://; eslab understands {UNDERSTOOD}"
-    return f"{url!r} is no file or folder in {Path.cwd()}; eslab understands {UNDERSTOOD}"
+    return f"{_shown(url)} is no file or folder in {Path.cwd()}; eslab understands {UNDERSTOOD}"
+
+
+def _shown(url: object) -> str:
+    """What was written, without a login that may stand in it."""
+    return repr(_LOGIN.sub("***@", str(url)))
