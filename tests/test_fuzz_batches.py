@@ -13,13 +13,13 @@ from aiokafka.record.memory_records import MemoryRecords
 from test_record_batches import BLOCKS, SCRATCH, batch, marker, sealed
 
 from eslab.errors import SourceError
-from eslab.sources import batch_records
+from eslab.sources import Chunk, batch_records
 from eslab.sources.fetched_bytes import FetchedBytes
 from eslab.sources.record_batches import decode
 
 EXTREMES = [0, 1, 0x7F, 0x80, 0xFF]
 SIZES = [0, 1, 2, 5, 11, 12, 13, 100, 130, 3000]
-SLOW_S = 10.0  # of one input, on a machine that has other things to do
+SLOW_S = 10.0  # of the processor's time for one input
 
 
 class Fuzzer:
@@ -96,8 +96,13 @@ def _seal(data: bytearray) -> None:
 
 def ours(data: bytes) -> list[tuple[Any, ...]] | None:
     """What is decoded, whole and within its buffers; None if it is our error."""
+    chunks: list[Chunk] = []
     try:
-        chunks = list(decode(FetchedBytes("t", 0, 0, 2**63 - 1, data), SCRATCH))
+        while True:  # as a source does: what is no batch is left for the next fetch, which says so
+            fetched = FetchedBytes("t", 0, chunks[-1].next if chunks else 0, 2**63 - 1, data)
+            if fetched.next == fetched.start:
+                break
+            chunks += decode(fetched, SCRATCH)
     except SourceError as exc:
         assert "t[0]" in str(exc)  # noqa: PT017 - both ends are right
         return None
@@ -133,9 +138,9 @@ def attack(inputs: int, seed: int) -> tuple[int, int]:
     fuzzer, read, refused = Fuzzer(seed), 0, 0
     for number in range(inputs):
         data = fuzzer.next()
-        began = time.monotonic()
+        began = time.process_time()
         found = ours(data)
-        assert time.monotonic() - began < SLOW_S, (seed, number, data)
+        assert time.process_time() - began < SLOW_S, (seed, number, data)
         if found is None:
             refused += 1
             continue
@@ -147,8 +152,9 @@ def attack(inputs: int, seed: int) -> tuple[int, int]:
 
 @pytest.fixture(params=[30, 0], ids=["alone", "abreast"])
 def walk(request, monkeypatch):
-    """How records are found: batch by batch, which so few of them would always be, or all batches abreast."""
+    """How records and headers are found: one by one, which so few of them would always be, or all abreast."""
     monkeypatch.setattr(batch_records, "_ABREAST", request.param)
+    return request.param
 
 
 @pytest.mark.usefixtures("walk")
@@ -162,12 +168,11 @@ def test_a_sample_of_damaged_batches_is_read_as_aiokafka_reads_them_or_refused()
 
 @pytest.mark.torture
 @pytest.mark.timeout(0)
-@pytest.mark.usefixtures("walk")
 @pytest.mark.parametrize("seed", range(5))
-def test_a_million_damaged_batches_are_read_as_aiokafka_reads_them_or_refused(seed):
+def test_a_million_damaged_batches_are_read_as_aiokafka_reads_them_or_refused(seed, walk):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        read, refused = attack(100_000, seed=1000 + seed)
+        read, refused = attack(100_000, seed=1000 + seed if walk else 2000 + seed)
     assert read > 10_000
     assert refused > 10_000
 
