@@ -35,6 +35,9 @@ FOLLOW_S = 0.5  # between two looks at the ends of an idle source
 Offsets = int | Mapping[TopicPartition, int]
 """An offset for every partition, or one for each (partitions not named: no bound)."""
 
+Leader = tuple[int, int]
+"""A leader epoch, and the offset after the last batch that is held of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -45,6 +48,8 @@ class Part:
     stop: int
     before: tuple[Hole, ...]
     facts: dict[str, Any]
+    leader: Leader | None = None
+    """The last leader of this life that the log knows, and where the log of it ends: as far as that the source must hold what it held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +98,8 @@ def plan(
         ends[life] = high
         for begin, end in uncovered(max(low, 0 if covered else partition.log_start), high, covered):
             told = max((next_ for _, next_ in covered if next_ <= begin), default=0)
-            parts.append(Part(life, begin, end, tuple(_before(told, begin, partition.log_start)), facts))
+            parts.append(Part(life, begin, end, tuple(_before(told, begin, partition.log_start)), facts, _last_leader(lives.get(life, []))))
     return CapturePlan(tuple(parts), tuple(notices + waiting), tuple(notices), ends)
-
-
-def overtaken(topic: str, partition: int, start: int, next_: int) -> str:
-    """What to say when the broker has deleted what was not captured yet."""
-    return (
-        f"{topic}[{partition}]: offsets {start}–{next_ - 1} are lost: retention removed them before they were captured; histories of keys in that "
-        "range are partial. Capture more often, or raise retention.ms"
-    )
 
 
 def _bound(bound: Offsets | None, partition: Partition) -> int | None:
@@ -139,11 +136,19 @@ def _incarnation(source: Source, now: Partition, lives: Mapping[Life, Sequence[S
             return _by_content(source, now, life, lives[life], fresh)
         if (now.topic_id, now.cluster_id) != (last.topic_id, last.cluster_id):
             continue
-        end = source.epoch_end(now.topic, now.partition, last.last_leader_epoch) if last.last_leader_epoch is not None else None
-        if (end if end is not None else now.high_watermark) < last.next:
-            return fresh, f"truncated below offset {last.next}, which was captured; what comes now is incarnation {fresh}"
+        leader = _last_leader(lives[life])
+        end = source.epoch_end(now.topic, now.partition, leader[0]) if leader else None
+        held = leader[1] if leader and end is not None else last.next
+        if (end if end is not None else now.high_watermark) < held:
+            return fresh, f"truncated below offset {held}, which was captured; what comes now is incarnation {fresh}"
         return life[2], ""
     return fresh, f"deleted and made anew, or another cluster's; what comes now is incarnation {fresh}"
+
+
+def _last_leader(segments: Sequence[Segment]) -> Leader | None:
+    """Of the last segment that knows it: where retention took the end of one away, nothing tells who wrote that."""
+    told = [(one.footer.next, one.footer.last_leader_epoch) for one in segments if one.footer.last_leader_epoch is not None]
+    return max(((epoch, next_) for next_, epoch in told), key=lambda leader: leader[1], default=None)
 
 
 def _by_content(source: Source, now: Partition, life: Life, segments: Sequence[Segment], fresh: int) -> tuple[int, str]:
@@ -216,8 +221,8 @@ def capture(
     """Read what the plan names and yield each segment once it is committed.
 
     `again` makes the next plan of a capture that follows its source; without it the capture ends with the first. Whatever ends
-    it early (an error, Ctrl-C, the caller closing the iterator), whole chunks that were read are committed first, if the
-    source is still what it was; memory is bounded by two row groups a partition. `say` hears at once of what retention takes away meanwhile.
+    it early (an error, Ctrl-C), whole chunks that were read are committed first, if the source is still what it was; closing
+    the iterator commits nothing more. Memory is bounded by two row groups a partition. `say` hears at once of what retention takes away meanwhile.
     """
     log.sweep()
     todo: CapturePlan | None = first
@@ -271,6 +276,7 @@ def _read(
     background: _Background,
 ) -> Iterator[Segment]:
     writers: dict[TopicPartition, SegmentWriter] = {}
+    leaders = {place: part.leader for place, part in parts.items()}
     try:
         for chunk in source.read({place: (part.start, part.stop) for place, part in parts.items()}):
             place = (chunk.topic, chunk.partition)
@@ -281,39 +287,66 @@ def _read(
                 writer = writers[place] = SegmentWriter(log, part.life, chunk.start, before=before, facts=part.facts, background=background)
             writer.append(chunk)
             on_chunk(chunk)
-            for hole in chunk.holes:
-                if hole.cause == "retention":
-                    say(overtaken(*place, hole.start, hole.next))
+            for notice in _lost(chunk, of_a_broker=source.isolation != "none"):
+                say(notice)
             if writer.bytes >= SEGMENT_BYTES or time.monotonic() - writer.opened >= SEGMENT_S or chunk.next == part.stop:
-                yield _commit(source, writers, place, part)
+                yield _commit(source, writers, leaders, part)
     except GeneratorExit:
         raise
     except BaseException:
         with contextlib.suppress(EslabError):  # what ended the capture is what the caller must hear of
             for place in [place for place, writer in writers.items() if writer.whole]:
-                _commit(source, writers, place, parts[place])
+                _commit(source, writers, leaders, parts[place])
         raise
     finally:
         for writer in writers.values():
             writer.abort()
 
 
-def _commit(source: Source, writers: dict[TopicPartition, SegmentWriter], place: TopicPartition, part: Part) -> Segment:
+def _lost(chunk: Chunk, *, of_a_broker: bool) -> Iterator[str]:
+    """What to say at once of the holes of a chunk."""
+    for hole in chunk.holes:
+        range_ = f"{chunk.topic}[{chunk.partition}]: offsets {hole.start}–{hole.next - 1}"
+        if hole.cause == "retention":
+            yield (
+                f"{range_} are lost: retention removed them before they were captured; histories of keys in that range are partial. Capture more often, or raise retention.ms"
+            )
+        elif hole.cause == "unknown" and of_a_broker:  # of a file it is a blank line
+            yield (
+                f"{range_} are in the log by the broker's own account, and it gives nothing of them: a gap of unknown cause. Look at the broker's own "
+                "log, and at the partition with kafka-dump-log.sh"
+            )
+
+
+def _commit(
+    source: Source, writers: dict[TopicPartition, SegmentWriter], leaders: dict[TopicPartition, Leader | None], part: Part
+) -> Segment:
     """Commit one writer, after asking once more whether its partition still is what it was when the reading began."""
-    topic, number = place
+    place = part.life[:2]
     writer = writers.pop(place)
+    held = [*filter(None, [leaders[place]]), *writer.epochs.items()]
     try:
-        _still_there(source, topic, number, part)
+        _still_there(source, part, held)
+        leaders[place] = max(held, default=None)
         return writer.commit()
     except BaseException:
         writer.abort()
         raise
 
 
-def _still_there(source: Source, topic: str, number: int, part: Part) -> None:
+def _still_there(source: Source, part: Part, held: Sequence[Leader]) -> None:
+    """Raise `SourceChanged` unless the partition is the one that the reading began with, and has all that is held of each leader."""
+    topic, number, _ = part.life
     now = next((one for one in source.partitions([topic]) if one.partition == number), None)
     if now is None or (now.topic_id, now.cluster_id) != (part.facts["topic_id"], part.facts["cluster_id"]):
         raise SourceChanged(
             f"{topic}[{number}] was deleted and made anew while it was captured; what was committed before stands, the rest of it is lost. "
             "Run the same again to capture the new one"
         )
+    for epoch, next_ in held:
+        end = source.epoch_end(topic, number, epoch)
+        if end is not None and end < next_:
+            raise SourceChanged(
+                f"{topic}[{number}] was truncated below offset {next_} while it was captured: another leader took over without what the last one "
+                "had; what was committed before stands. Run the same again to capture what there is now"
+            )

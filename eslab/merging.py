@@ -100,7 +100,8 @@ def _chunk(segment: Segment, start: int, next_: int, table: pa.Table) -> Chunk:
     footer = segment.footer
     holes = tuple(hole for hole in footer.holes if start <= hole.start < next_)
     markers = tuple(marker for marker in footer.markers if start <= marker.offset < next_)
-    return Chunk(footer.topic, footer.partition, start, next_, table, holes, markers)
+    last = footer.last_leader_epoch if next_ == footer.next else None
+    return Chunk(footer.topic, footer.partition, start, next_, table, holes, markers, () if last is None else ((last, next_),))
 
 
 def _remove_old(segments: list[Segment]) -> None:

@@ -60,7 +60,8 @@ class SegmentWriter:
         self._holes: list[Hole] = []
         self._markers: list[Marker] = []
         self._open: dict[int, OpenTransaction] = {}
-        self._epoch: int | None = None
+        self.epochs: dict[int, int] = {}
+        """The leaders that wrote what it holds, by epoch: the offset after the last batch of each."""
         self._checksums = Checksums()
         self._pending: list[pa.Table] = []
         self._pending_bytes = 0
@@ -91,10 +92,9 @@ class SegmentWriter:
         if chunk.records.num_rows:
             self._pending.append(chunk.records)
             self._pending_bytes += chunk.records.nbytes
-            epoch = pc.max(chunk.records["leader_epoch"]).as_py()
-            self._epoch = self._epoch if epoch is None else epoch  # 0 is an epoch: the first
         self._holes += chunk.holes
         self._markers += chunk.markers
+        self.epochs |= dict(chunk.epochs)
         if self._facts["isolation"] == "read_uncommitted":
             _follow_transactions(self._open, chunk)
         self.next = chunk.next
@@ -145,7 +145,7 @@ class SegmentWriter:
             holes=tuple(merge_holes(self._holes)),
             markers=tuple(self._markers),
             open=tuple(one for _, one in sorted(self._open.items())),
-            last_leader_epoch=self._epoch,
+            last_leader_epoch=next((epoch for epoch, end in self.epochs.items() if end == self.next), None),
             level=level,
             merged=tuple(start for start in replaces if start != self.start),
             checksums=self._checksums.result(),

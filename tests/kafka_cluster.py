@@ -206,6 +206,9 @@ class KafkaCluster:
             "num.partitions": 1,
             "default.replication.factor": copies,
             "log.cleaner.backoff.ms": 100,  # compaction within a test
+            "log.retention.ms": -1,  # tests write any time; half a minute after its start a node would remove what is a week old
+            "log.retention.check.interval.ms": 200,  # retention within a test, of the topics that have it
+            "log.initial.task.delay.ms": 200,
             "log.message.timestamp.after.max.ms": 2**62,  # tests write any time
             "log.segment.delete.delay.ms": 1000,
             **properties,
@@ -302,6 +305,15 @@ class KafkaCluster:
         level = ck.IsolationLevel.READ_COMMITTED if stable else ck.IsolationLevel.READ_UNCOMMITTED
         at = ck.TopicPartition(topic, partition)
         return self.admin.list_offsets({at: ck_admin.OffsetSpec.latest()}, isolation_level=level)[at].result(10).offset
+
+    def start_of(self, topic: str, partition: int = 0) -> int:
+        """The log start."""
+        at = ck.TopicPartition(topic, partition)
+        return self.admin.list_offsets({at: ck_admin.OffsetSpec.earliest()})[at].result(10).offset
+
+    def log_file(self, topic: str, partition: int = 0, node: int = 1) -> Path:
+        """The first file of a partition's log on a node's disk."""
+        return self._folder / f"data-{node}" / f"{topic}-{partition}" / f"{0:020d}.log"
 
     def wait_until_stable(self, topic: str, partition: int = 0, *, at_least: int | None = None) -> int:
         """Wait until no transaction is open (or the last stable offset is this far): `commit_transaction` returns before."""

@@ -1,4 +1,6 @@
+import contextlib
 import errno
+import random
 import threading
 import time
 from dataclasses import replace
@@ -10,7 +12,7 @@ from eslab.errors import CorruptLog, DiskFull, LabBusy, SourceChanged
 from eslab.locking import is_writing, writer_lock
 from eslab.model import Record
 from eslab.segment_writer import SegmentWriter
-from eslab.segments import Log, check
+from eslab.segments import Log, check, reaches
 from eslab.sources import Chunk, Hole, Marker, records_to_table, table_to_records
 from eslab.sources.memory import MemorySource
 
@@ -122,6 +124,110 @@ def test_a_topic_made_anew_in_mid_capture_stops_it_and_loses_nothing_committed(t
         list(capture(source, log, todo))
     assert [segment.footer.next for segment in log.lives()["t", 0, 0]] == [5]
     assert not list(log.folder.rglob(".tmp-*"))
+
+
+class Electing(MemorySource):
+    """One partition in chunks of five. Now and then its leader dies: the next one lacks the last records, and goes on with others under the same topic id."""
+
+    def __init__(self, seed):
+        super().__init__()
+        self._chance, self._epoch, self.pasts, self.quiet = random.Random(seed), 0, [], False
+        self.grow(20)
+
+    def grow(self, count):
+        for _ in range(count):
+            self.append(Record(topic="t", value=b"%d by leader %d" % (self._chance.random() * 1e9, self._epoch), leader_epoch=self._epoch))
+
+    def elect(self, most):
+        log = self._logs["t", 0]
+        self.pasts.append(list(log))
+        del log[len(log) - min(self._chance.randint(0, most), len(log) - 1) :]
+        self._epoch += self._chance.randint(1, 2)
+        self.grow(self._chance.randint(0, 30))
+
+    def epoch_end(self, topic, partition, leader_epoch):
+        log = self._logs["t", 0]
+        return next((one.offset for one in log if one.leader_epoch > leader_epoch), log[-1].offset + 1)
+
+    def read(self, ranges):
+        ((start, stop),) = ranges.values()
+        for low in range(start, stop, 5):
+            if self._logs["t", 0][-1].offset + 1 < min(low + 5, stop):
+                raise SourceChanged("ends before that")
+            yield from super().read({("t", 0): (low, min(low + 5, stop))})
+            if not self.quiet and self._chance.random() < 0.15:
+                self.elect(12)
+
+
+def never_glued(folder, seed):
+    """Captures while leaders come and go; every incarnation is the beginning of one log that there was, and the newest one what there is. How many there are."""
+    log, source = Log(folder / "log"), Electing(seed)
+    for turn in range(12):
+        source.quiet = turn == 11
+        with contextlib.suppress(SourceChanged):
+            take(source, log)
+        if not source.quiet:
+            source.elect(8) if source._chance.random() < 0.3 else source.grow(10)
+    now = [one.value for one in source._logs["t", 0]]
+    histories = [now, *([one.value for one in past] for past in source.pasts)]
+    for life, segments in log.lives().items():
+        held = [value for reach in reaches(segments) for table in reach.read(["offset", "value"]) for value in table["value"].to_pylist()]
+        assert any(held == history[: len(held)] for history in histories), (seed, life)
+    assert held == now, seed
+    return len(log.lives())
+
+
+class Marked(Electing):
+    """Its twenty records are of leader 0, and an abort marker of leader 2 stands behind them."""
+
+    def partitions(self, topics):
+        return [replace(one, end=21, high_watermark=21) for one in super().partitions(topics)]
+
+    def epoch_end(self, topic, partition, leader_epoch):
+        return 20 if leader_epoch < 2 else 21
+
+    def read(self, ranges):
+        yield from MemorySource.read(self, {("t", 0): (0, 20)})
+        yield Chunk("t", 0, 20, 21, records_to_table([]), (Hole(20, 21, "control"),), (Marker(20, 1, 0, "abort"),), ((2, 21),))
+
+
+def test_a_marker_by_a_later_leader_makes_no_other_log_of_what_stands_before_it(tmp_path):
+    log, source = Log(tmp_path / "log"), Marked(0)
+    take(source, log)
+    todo, _ = take(source, log)
+    assert (todo.notices, todo.parts, list(log.lives())) == ((), (), [("t", 0, 0)])
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """A commit for every chunk or two, and none waits for the disk."""
+    monkeypatch.setattr("eslab.capture.SEGMENT_BYTES", 500)
+    monkeypatch.setattr("eslab.durable.sync", lambda path: None)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("seeds", [4, pytest.param(500, marks=[pytest.mark.torture, pytest.mark.timeout(0)])])
+def test_leaders_that_lack_what_others_had_are_never_glued_whenever_they_take_over(tmp_path, seeds):
+    assert sum(never_glued(tmp_path / str(seed), seed) for seed in range(seeds)) > 2 * seeds
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_capture_that_did_not_ask_again_would_glue_two_logs(tmp_path, monkeypatch):
+    monkeypatch.setattr("eslab.capture._still_there", lambda *_: None)
+    with pytest.raises(AssertionError):
+        never_glued(tmp_path, 0)
+
+
+def test_a_segment_of_markers_alone_remembers_its_leader(tmp_path):
+    log = Log(tmp_path)
+    facts = {"source": "x", "isolation": "read_committed"}
+    for start, epochs, wanted in ((0, ((3, 1),), 3), (1, ((3, 2), (4, 3)), 4), (3, ((4, 4),), None)):
+        writer = SegmentWriter(log, ("t", 0, 0), start, before=(), facts=facts)
+        next_ = epochs[-1][1]
+        writer.append(Chunk("t", 0, start, next_, records_to_table([]), (Hole(start, next_, "control"),), epochs=epochs))
+        if wanted is None:  # retention took away what came then
+            writer.append(Chunk("t", 0, next_, next_ + 9, records_to_table([]), (Hole(next_, next_ + 9, "retention"),)))
+        assert writer.commit().footer.last_leader_epoch == wanted
 
 
 def test_a_source_that_skips_offsets_without_a_word_is_not_believed(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import struct
 import threading
 import time
 import uuid
@@ -16,10 +17,11 @@ from typing import Any
 import aiokafka
 import pytest
 from conftest import need
+from crc32c import crc32c
 from kafka_cluster import KafkaCluster, missing, send, wait_for
 
 from eslab.capture import capture, plan
-from eslab.errors import EslabError, SourceChanged, TopicNotFound
+from eslab.errors import EslabError, SourceChanged, SourceError, TopicNotFound
 from eslab.lab import Lab
 from eslab.locking import writer_lock
 from eslab.segments import Log, reaches
@@ -38,14 +40,23 @@ def take(url: str, folder: Path, topic: str, **bounds: Any) -> list[str]:
     return [*todo.notices, *said]
 
 
-def held(folder: Path, incarnation: int = 0) -> list[tuple[int, bytes | None, bytes | None]]:
-    """Every record of an incarnation of partition 0."""
+Row = tuple[int, bytes | None, bytes | None, int, tuple[tuple[str, bytes | None], ...]]
+
+
+def held(folder: Path, incarnation: int = 0) -> list[Row]:
+    """Every record of an incarnation of partition 0: offset, key, value, time and headers."""
     return [
-        (row["offset"], row["key"], row["value"])
+        (
+            row["offset"],
+            row["key"],
+            row["value"],
+            row["timestamp_ms"],
+            tuple((head["key"].decode(), head["value"]) for head in row["headers"]),
+        )
         for life, segments in Log(folder / "log").lives().items()
         if life[1:] == (0, incarnation)
         for reach in reaches(segments)
-        for table in reach.read(["offset", "key", "value"])
+        for table in reach.read(["offset", "key", "value", "timestamp_ms", "headers"])
         for row in table.to_pylist()
     ]
 
@@ -58,10 +69,10 @@ def holes(folder: Path) -> list[Hole]:
     return [hole for _, hole in Log(folder / "log").holes()]
 
 
-def consumed(bootstrap: str, topic: str) -> list[tuple[int, bytes | None, bytes | None]]:
+def consumed(bootstrap: str, topic: str) -> list[Row]:
     """The topic by aiokafka's own consumer, read committed."""
 
-    async def loop() -> list[tuple[int, bytes | None, bytes | None]]:
+    async def loop() -> list[Row]:
         consumer = aiokafka.AIOKafkaConsumer(
             bootstrap_servers=bootstrap, enable_auto_commit=False, auto_offset_reset="none", isolation_level="read_committed"
         )
@@ -71,10 +82,10 @@ def consumed(bootstrap: str, topic: str) -> list[tuple[int, bytes | None, bytes 
             consumer.assign([at])
             (start,), (end,) = (await consumer.beginning_offsets([at])).values(), (await consumer.end_offsets([at])).values()
             consumer.seek(at, start)
-            found: list[tuple[int, bytes | None, bytes | None]] = []
+            found: list[Row] = []
             while await consumer.position(at) < end:
                 for batch in (await consumer.getmany(timeout_ms=500)).values():
-                    found += [(it.offset, it.key, it.value) for it in batch]
+                    found += [(it.offset, it.key, it.value, it.timestamp, tuple(it.headers)) for it in batch]
             return found
         finally:
             await consumer.stop()
@@ -83,11 +94,14 @@ def consumed(bootstrap: str, topic: str) -> list[tuple[int, bytes | None, bytes 
 
 
 def numbered(count: int, first: int = 0, size: int = 0) -> Iterator[dict[str, Any]]:
-    return ({"key": b"k%d" % (n % 7), "value": b"%d" % n + b"." * size} for n in range(first, first + count))
+    return (
+        {"key": b"k%d" % (n % 7), "value": b"%d" % n + b"." * size, "headers": [("n", b"%d" % n), ("n", None)][: n % 3]}
+        for n in range(first, first + count)
+    )
 
 
-def values(rows: list[tuple[int, Any, Any]]) -> list[int]:
-    return [int(value.rstrip(b".")) for _, _, value in rows]
+def values(rows: list[Row]) -> list[int]:
+    return [int((value or b"").rstrip(b".")) for _, _, value, *_ in rows]
 
 
 @pytest.fixture(scope="session")
@@ -117,29 +131,52 @@ def test_a_topic_made_anew_is_never_glued_whether_it_ends_above_or_below_what_wa
     assert incarnations(tmp_path) == [0, 1, 2]
 
 
-def test_a_log_truncated_under_the_same_topic_id_is_another_incarnation(own_kafka: KafkaCluster, tmp_path):
-    topic = own_kafka.create_topic()
-    own_kafka.produce(topic, numbered(5))
-    file = own_kafka._folder / "data-1" / f"{topic}-0" / f"{0:020d}.log"
-    keep = wait_for(lambda: file.stat().st_size, "the first five on disk")
-    own_kafka.produce(topic, numbered(5, 5))
-    take(own_kafka.url, tmp_path, topic)
+def test_a_log_truncated_under_the_same_topic_id_is_never_glued_whether_between_two_captures_or_in_the_midst_of_one(
+    own_kafka: KafkaCluster, tmp_path, monkeypatch
+):
+    between, amidst = own_kafka.create_topic(), own_kafka.create_topic()
+    kept = {}
+    for topic in (between, amidst):
+        own_kafka.produce(topic, numbered(5))
+        kept[topic] = wait_for(lambda topic=topic: own_kafka.log_file(topic).stat().st_size, "the first five on disk")
+    own_kafka.produce(between, numbered(5, 5))
+    for first in range(5, 50, 5):  # a batch each
+        own_kafka.produce(amidst, numbered(5, first))
+    take(own_kafka.url, tmp_path / "between", between)
     with KafkaSource(own_kafka.url) as source:
-        before = source.partitions([topic])[0].topic_id
-    own_kafka.kill()  # what was not flushed yet is lost with the machine
-    with file.open("r+b") as log:
-        log.truncate(keep)
-    own_kafka.start()
-    own_kafka.produce(topic, numbered(20, 100))
+        before = source.partitions([between])[0].topic_id
 
-    said = take(own_kafka.url, tmp_path, topic)
+    def another_leader_without_the_last(chunk: Any) -> None:
+        if chunk.next != 10:
+            return
+        own_kafka.kill()  # what was not flushed yet is lost with the machine
+        for topic, size in kept.items():
+            with own_kafka.log_file(topic).open("r+b") as log:
+                log.truncate(size)
+        own_kafka.start()
+        own_kafka.produce(between, numbered(20, 100))
+        own_kafka.produce(amidst, numbered(100, 100))
+
+    monkeypatch.setattr(kafka_module, "FETCH_BYTES", 200)
+    monkeypatch.setattr("eslab.capture.SEGMENT_BYTES", 1)  # a commit for each chunk
+    with KafkaSource(own_kafka.url) as source, writer_lock(tmp_path / "amidst"):
+        log = Log(tmp_path / "amidst" / "log")
+        with pytest.raises(SourceChanged, match=rf"{amidst}\[0\] was truncated below offset 10 while it was captured"):
+            list(capture(source, log, plan(source, log, [amidst]), on_chunk=another_leader_without_the_last))
+    monkeypatch.undo()
 
     with KafkaSource(own_kafka.url) as source:
-        assert source.partitions([topic])[0].topic_id == before
-    assert f"{topic}[0]: truncated below offset 10, which was captured; what comes now is incarnation 1" in said
-    assert values(held(tmp_path, 0)) == list(range(10))
-    assert held(tmp_path, 1) == consumed(own_kafka.bootstrap, topic)
-    assert values(held(tmp_path, 1)) == [*range(5), *range(100, 120)]
+        assert source.partitions([between])[0].topic_id == before
+    said = take(own_kafka.url, tmp_path / "between", between)
+    assert f"{between}[0]: truncated below offset 10, which was captured; what comes now is incarnation 1" in said
+    assert values(held(tmp_path / "between", 0)) == list(range(10))
+    assert held(tmp_path / "between", 1) == consumed(own_kafka.bootstrap, between)
+    assert values(held(tmp_path / "between", 1)) == [*range(5), *range(100, 120)]
+
+    assert values(held(tmp_path / "amidst")) == list(range(5)), "what both leaders have"
+    assert take(own_kafka.url, tmp_path / "amidst", amidst) == []
+    assert held(tmp_path / "amidst") == consumed(own_kafka.bootstrap, amidst)
+    assert incarnations(tmp_path / "amidst") == [0]
 
 
 def test_a_compacted_topic_captured_again_and_again_is_never_forked_and_its_holes_are_explained(kafka: KafkaCluster, tmp_path):
@@ -203,12 +240,21 @@ def test_every_kind_of_gap_is_explained_at_once(kafka: KafkaCluster, tmp_path):
     assert held(tmp_path) == consumed(kafka.bootstrap, topic)
 
 
-def test_retention_that_overtook_a_capture_is_told_before_the_rest_is_read(kafka: KafkaCluster, tmp_path):
+@pytest.mark.parametrize("how", ["delete_records", "retention_ms", "retention_bytes"])
+def test_retention_that_overtook_a_capture_is_told_before_the_rest_is_read(kafka: KafkaCluster, tmp_path, how):
+    if how != "delete_records" and not kafka.owned:
+        pytest.skip("a broker that is not ours looks for what is old every five minutes")
     topic = kafka.create_topic()
-    kafka.produce(topic, numbered(10))
+    old = {"timestamp": 1_700_000_000_000}
+    kafka.produce(topic, ({**record, **old} for record in numbered(10)))
     take(kafka.url, tmp_path, topic)
-    kafka.produce(topic, numbered(20, 10))
-    kafka.delete_records(topic, 0, 25)
+    kafka.produce(topic, ({**record, **old} for record in numbered(15, 10)))
+    kafka.produce(topic, numbered(5, 25))  # so much later that a new file of the log begins
+    if how == "delete_records":
+        kafka.delete_records(topic, 0, 25)
+    else:
+        kafka.alter_topic(topic, **{how: 86_400_000 if how == "retention_ms" else 1})
+        wait_for(lambda: kafka.start_of(topic) == 25, "retention")
 
     said = take(kafka.url, tmp_path, topic)
 
@@ -300,10 +346,10 @@ def through(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_network_cut_in_mid_fetch_loses_and_doubles_nothing(kafka: KafkaCluster, tmp_path, monkeypatch):
     topic = kafka.create_topic()
     kafka.produce(topic, numbered(3000, size=500), batch_size=20_000)
-    monkeypatch.setattr(kafka_module, "FETCH_BYTES", 200_000)
+    monkeypatch.setattr(kafka_module, "FETCH_BYTES", 300_000)  # large enough to go past the stream
     host, port = kafka.bootstrap.split(":")
     proxy = Proxy((host, int(port)))
-    proxy.cut_after = 350_000  # each connection brings one response and half of the next
+    proxy.cut_after = 450_000  # each connection brings one response and half of the next
 
     with through(proxy, monkeypatch):
         take(f"kafka://127.0.0.1:{proxy.port}", tmp_path, topic)
@@ -358,6 +404,79 @@ def test_a_broker_that_stands_still_for_a_while_is_waited_for(trio: KafkaCluster
         process.send_signal(signal.SIGCONT)
 
     during(trio, tmp_path, topic, stand_still, monkeypatch)
+
+
+def sealed(batch: bytearray) -> bytes:
+    struct.pack_into(">I", batch, 17, crc32c(bytes(batch[21:])))
+    return bytes(batch)
+
+
+def bad_crc(batch: bytearray) -> bytes:
+    batch[-1] ^= 1
+    return bytes(batch)
+
+
+def unknown_codec(batch: bytearray) -> bytes:
+    batch[22] |= 7
+    return sealed(batch)
+
+
+def cut_short(batch: bytearray) -> bytes:
+    """It claims to go on where the file ends."""
+    struct.pack_into(">i", batch, 8, 1 << 20)
+    return sealed(batch)
+
+
+def with_a_damaged_batch(cluster: KafkaCluster, damaged: Callable[[bytearray], bytes]) -> str:
+    """A topic of three batches of five, of which the broker's disk damaged the second."""
+    topic = cluster.create_topic()
+    for first in (0, 5, 10):
+        cluster.produce(topic, numbered(5, first), linger_ms=200)
+    data = cluster.log_file(topic).read_bytes()
+    at = 12 + struct.unpack_from(">i", data, 8)[0]
+    end = at + 12 + struct.unpack_from(">i", data, at + 8)[0]
+    assert struct.unpack_from(">q", data, at) == (5,), "a batch for each five"
+    with cluster.log_file(topic).open("r+b") as log:
+        log.seek(at)
+        log.write(damaged(bytearray(data[at:end])))
+    return topic
+
+
+@pytest.mark.parametrize(
+    ("damaged", "why"),
+    [
+        (bad_crc, "the checksum of the batch does not fit its bytes"),
+        (unknown_codec, "the batch does not decompress (codec 7 is none of Kafka's)"),
+    ],
+)
+def test_a_batch_that_is_damaged_on_the_brokers_disk_is_told_and_what_stands_before_and_behind_it_is_captured(
+    own_kafka: KafkaCluster, tmp_path, damaged, why
+):
+    topic = with_a_damaged_batch(own_kafka, damaged)
+
+    with pytest.raises(SourceError) as told:
+        take(own_kafka.url, tmp_path, topic)
+
+    assert f"{topic}[0] cannot be read at offset 5: " in str(told.value)
+    assert why in str(told.value)
+    assert values(held(tmp_path)) == list(range(5))
+    take(own_kafka.url, tmp_path, topic, start=10)
+    assert values(held(tmp_path)) == [*range(5), *range(10, 15)]
+    assert holes(tmp_path) == [Hole(5, 10, "not requested")]
+
+
+def test_what_the_broker_itself_no_longer_finds_behind_a_damaged_length_is_a_gap_of_unknown_cause_and_told(
+    own_kafka: KafkaCluster, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(kafka_module, "EMPTY_S", 0.2)
+    monkeypatch.setattr(kafka_module, "PATIENCE_S", 1)
+    topic = with_a_damaged_batch(own_kafka, cut_short)
+
+    (notice,) = take(own_kafka.url, tmp_path, topic)
+
+    assert f"{topic}[0]: offsets 5–14 are in the log by the broker's own account, and it gives nothing of them" in notice
+    assert holes(tmp_path) == [Hole(5, 15, "unknown")]
+    assert values(held(tmp_path)) == list(range(5))
 
 
 def test_two_captures_at_once_of_the_same_topic_are_both_whole(kafka: KafkaCluster, tmp_path):

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,7 @@ from eslab.model import Record
 from eslab.sources import Chunk, Hole, Marker, Source, table_to_records
 from eslab.sources import kafka as kafka_module
 from eslab.sources.kafka import KafkaSource
+from eslab.sources.opening import open_groups, open_source
 
 
 @pytest.fixture
@@ -355,6 +356,38 @@ def test_an_end_that_moved_back_ends_the_reading(embedded: str, monkeypatch: pyt
         list(source.read({("orders", 0): (0, 20)}))
 
 
+@pytest.fixture
+def giving(embedded: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], str]:
+    """The address of a broker with ten records, of whose answers no more than so many bytes come."""
+    monkeypatch.setattr(kafka_module, "EMPTY_S", 0.1)
+    monkeypatch.setattr(kafka_module, "PATIENCE_S", 0.4)
+    plain = kafka_module.rows_of
+    send(ck.Producer({"bootstrap.servers": embedded}, logger=QUIET), "orders", numbered(10))
+
+    def only(size: int) -> str:
+        monkeypatch.setattr(
+            kafka_module,
+            "rows_of",
+            lambda response: ((at, row | {"message_set": row.get("message_set", b"")[:size]}) for at, row in plain(response)),
+        )
+        return f"kafka://{embedded}"
+
+    return only
+
+
+def test_offsets_of_which_a_broker_gives_nothing_although_it_has_them_are_a_hole_of_unknown_cause(giving):
+    with KafkaSource(giving(0)) as source:
+        assert covered(source.read({("orders", 0): (0, 10)}), 0, 10) == ([], [Hole(0, 10, "unknown")], [])
+
+
+def test_a_batch_that_never_comes_whole_is_told_and_is_no_hole(giving):
+    with (
+        KafkaSource(giving(70)) as source,
+        pytest.raises(SourceError, match=r"orders\[0\] cannot be read at offset 0: only 70 bytes come of the batch there"),
+    ):
+        list(source.read({("orders", 0): (0, 10)}))
+
+
 def test_an_interrupt_cancels_what_is_under_way_and_the_source_goes_on(embedded: str):
     send(ck.Producer({"bootstrap.servers": embedded}, logger=QUIET), "orders", numbered(10))
     main = threading.main_thread().ident
@@ -384,6 +417,26 @@ def test_an_address_where_nothing_listens_is_told_at_once():
 def test_an_address_that_is_none_is_refused(url: str):
     with pytest.raises(SourceError, match="write it like kafka://"):
         KafkaSource(url)
+
+
+@pytest.mark.parametrize("opened", [open_source, open_groups])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "kafka://bob:hunter2@localhost:9092",
+        "kafka://localhost:9092?sasl.password=hunter2",
+        "kafka://localhost?sasl.password=hunter2",
+        "kafka:/bob:hunter2@localhost",
+        "KAFKA://bob:hunter2@localhost",
+        "sasl_ssl://bob:hunter2@localhost:9093",
+        "bob:hunter2/@x@localhost:9092",
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_shown(opened: Callable[[str], Any], url: str):
+    with pytest.raises(SourceError) as refused:
+        opened(url)
+
+    assert "hunter2" not in str(refused.value)
 
 
 def test_a_password_is_neither_accepted_in_the_address_nor_shown():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eslab.errors import SourceError
-from eslab.sources import Chunk, Hole, Marker, batch_codecs
+from eslab.sources import Chunk, Hole, Marker, batch_codecs, batch_records
 from eslab.sources import record_batches as record_batches_module
 from eslab.sources.batch_codecs import Scratch
 from eslab.sources.fetched_bytes import FetchedBytes
@@ -107,8 +107,11 @@ def test_columns_hold_what_aiokafka_reads_record_by_record(parts: list[tuple[int
         base += gap + len(records)
 
     chunks = decoded(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_records, "_ABREAST", 0)
+        abreast = decoded(data)
 
-    assert rows_of(chunks) == one_by_one(data)
+    assert rows_of(chunks) == rows_of(abreast) == one_by_one(data)
     assert sum(chunk.next - chunk.start for chunk in chunks) == base
 
 
@@ -165,6 +168,7 @@ def record(
 HUGE = (1 << 62) + 1
 
 
+@pytest.mark.parametrize("abreast", [30, 0])
 @pytest.mark.parametrize(
     ("records", "count", "why"),
     [
@@ -177,6 +181,9 @@ HUGE = (1 << 62) + 1
         ([record(count=5000)], 1, "an impossible number of headers"),
         ([record(count=1, tail=zigzag(HUGE) + b"hhh")], 1, "a record longer than itself"),
         ([record(count=1, tail=zigzag(-1) + zigzag(-1))], 1, "a header without a name"),
+        ([record(count=1, tail=zigzag(0) + zigzag(HUGE))], 1, "a record longer than itself"),
+        ([record(count=1, tail=zigzag(0) + zigzag(1))], 1, "a record longer than itself"),
+        ([record(count=1, tail=b"\xff" * 11)], 1, "a number of more than ten bytes"),
         ([record(tail=b"left over")], 1, "a record shorter than itself"),
         ([record(attributes=0x80)], 1, "attributes that no Kafka writes"),
         ([record(), record(offset=5)], 2, "an offset outside of it"),
@@ -192,7 +199,8 @@ HUGE = (1 << 62) + 1
         ([b"\xff" * 20], 1, "a record longer than itself"),
     ],
 )
-def test_lengths_that_do_not_fit_are_named(records: list[bytes], count: int, why: str):
+def test_lengths_that_do_not_fit_are_named(records: list[bytes], count: int, why: str, abreast: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(batch_records, "_ABREAST", abreast)
     head = bytearray(batch(0, plain(count))[:HEAD])
     body = b"".join(records)
     struct.pack_into(">i", head, 8, 49 + len(body))
@@ -204,12 +212,104 @@ def test_lengths_that_do_not_fit_are_named(records: list[bytes], count: int, why
         decoded(bytes(data))
 
 
-def test_a_flipped_bit_is_told_with_its_place():
-    data = bytearray(batch(0, plain(3)) + batch(3, plain(3)))
+def flipped(data: bytearray) -> None:
     data[-1] ^= 1
 
-    with pytest.raises(SourceError, match=r"t\[0\] cannot be read at offset 3: the checksum"):
-        decoded(bytes(data))
+
+def of_codec(number: int) -> Callable[[bytearray], None]:
+    def change(data: bytearray) -> None:
+        data[22] = data[22] & ~7 | number
+        data[:] = sealed(data)
+
+    return change
+
+
+def claiming(place: int, form: str, value: int) -> Callable[[bytearray], None]:
+    """A field of the head that is not so, under a checksum that fits."""
+
+    def change(data: bytearray) -> None:
+        struct.pack_into(form, data, place, value)
+        data[:] = sealed(data)
+
+    return change
+
+
+DAMAGES = {
+    "a flipped bit": (flipped, "the checksum of the batch does not fit its bytes"),
+    "a codec of none": (of_codec(5), "the batch does not decompress (codec 5 is none of Kafka's)"),
+    "another codec's": (of_codec(4), "the batch does not decompress ("),
+    "fewer records": (claiming(57, ">i", 1), "the batch holds records that end"),
+    "no such length": (claiming(8, ">i", 48), "a batch claims a length of 48 bytes"),
+    "more records than offsets": (claiming(57, ">i", 9), "a batch claims 9 records over 3 offsets from 3, after offset"),
+    "an offset that is taken": (claiming(0, ">q", 2), "a batch claims 3 records over 3 offsets from 2, after offset"),
+    "before Kafka 0.11": (claiming(16, ">b", 1), "holds messages at offset 3 in the format of before Kafka 0.11"),
+}
+
+
+@pytest.mark.parametrize("codec", [2, 0])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_batch_is_told_with_its_place_after_all_that_stands_before_it(damage: str, codec: int):
+    change, why = DAMAGES[damage]
+    bad = bytearray(batch(3, plain(3), codec=codec))
+    change(bad)
+    data = batch(0, plain(3), codec=codec) + bytes(bad) + batch(6, plain(3), codec=codec)
+    found: list[Chunk] = []
+
+    def fetch_again_and_again() -> None:
+        for start in (0, 3):
+            found.extend(decode(FetchedBytes("t", 0, start, FAR, data), SCRATCH))
+
+    with pytest.raises(SourceError) as told:
+        fetch_again_and_again()
+
+    assert "t[0]" in str(told.value)
+    assert why in str(told.value)
+    assert rows_of(found) == one_by_one(data[: len(batch(0, plain(3), codec=codec))])
+    assert found[-1].next == 3
+
+
+@pytest.mark.parametrize("codec", range(1, BLOCKS + 1))
+def test_few_bytes_that_unpack_to_more_than_an_array_holds_are_told_before_memory_is_full(codec: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(batch_codecs, "MAX_BYTES", 200_000)
+    for size, scratch in ((150_000, Scratch()), (250_000, Scratch())):
+        scratch.bytes = bytearray(1000)
+        scratch.add(0, memoryview(b"before"))
+        data = batch(0, [(1, b"k", b"v" * size, [])], codec=codec)
+        if size > batch_codecs.MAX_BYTES:
+            with pytest.raises(ValueError, match="unpacks to more than 200,000 bytes"):
+                scratch.add(codec if codec < BLOCKS else 3, memoryview(data)[HEAD:])
+        else:
+            first, end = scratch.add(codec if codec < BLOCKS else 3, memoryview(data)[HEAD:])
+            assert (bytes(scratch.bytes[:first]), end - first > size) == (b"before", True)
+        assert len(scratch.bytes) <= 200_000 + batch_codecs.PAD
+    with pytest.raises(ValueError, match="unpacks to more than 200,000 bytes"):
+        Scratch().add(2, memoryview(b"\xff\xff\xff\xff\x0f" + b"four gigabytes, it says"))
+
+
+def test_the_headers_of_one_record_are_not_each_a_pass_over_all(monkeypatch: pytest.MonkeyPatch):
+    passes: list[int] = []
+    plain_pass = batch_records._bytes_at
+    monkeypatch.setattr(batch_records, "_bytes_at", lambda *args: passes.append(1) or plain_pass(*args))
+    records = [(1, b"k", b"v", [("a", b"1"), ("b", None)])] * 100 + [
+        (1, b"k", b"v", [(f"h{n}", b"%d" % n if n % 3 else None) for n in range(10_000)])
+    ]
+
+    data = batch(0, records)
+
+    assert rows_of(decoded(data)) == one_by_one(data)
+    assert len(passes) < 10
+
+
+def test_the_leaders_that_wrote_it_are_told_with_the_end_of_what_each_did():
+    def by_leader(epoch: int, data: bytes) -> bytes:
+        return data[:12] + struct.pack(">i", epoch) + data[16:]
+
+    data = batch(0, plain(2)) + by_leader(9, batch(2, plain(2))) + by_leader(9, marker(4, 1, 1))
+
+    assert [chunk.epochs for chunk in decoded(data)] == [((7, 2), (9, 5))]
+    assert [chunk.epochs for chunk in decoded(data, start=1, stop=3)] == [((7, 2), (9, 3))]
+    assert [chunk.epochs for chunk in decoded(data, start=4)] == [((9, 5),)]
+    assert [chunk.epochs for chunk in decoded(by_leader(-1, batch(0, plain(2))))] == [()]
 
 
 def test_what_was_decoded_before_stays_when_the_scratch_is_used_again():

@@ -127,6 +127,7 @@ FAULTS: dict[str, tuple[Callable[[Lab], object], str, tuple[int, ...]]] = {
     "a missing one": (lambda lab: segment(lab, 1).unlink(), "nothing explains offsets 8–15; a segment is missing there", (1,)),
     "the first missing": (lambda lab: segment(lab, 0).unlink(), "nothing explains offsets 0–7", (0,)),
     "the newest missing": (lambda lab: segment(lab, 2).unlink(), "offsets 16–23 were captured once, and no segment holds them now", (2,)),
+    "a whole partition missing": (lambda lab: shutil.rmtree(segment(lab, 0).parents[1]), "offsets 0–23 were captured once", (0, 1, 2)),
     "two that changed places": (swap, "belongs at", (0, 1)),
     "its rows in another order": (lambda lab: rewrite(segment(lab, 1), turned), "not what was committed|out of order", (1,)),
     "a row less": (lambda lab: rewrite(segment(lab, 1), lambda table: table.slice(1)), "7 records where 8 were committed", (1,)),
@@ -178,6 +179,19 @@ def test_another_labs_segment_in_the_place_of_a_merged_one_is_found_and_a_merge_
     found = verified(lab)
     assert found.problems == (f"{segment(lab, 0)}: is not the segment that the events were built from",)
     assert touched(found) == owners(*range(NEIGHBOURS))
+
+
+def test_a_segment_that_filled_in_an_earlier_range_is_missed_though_the_one_behind_it_explains_what_it_lacked(tmp_path):
+    lab = new_lab(tmp_path / "lab", RULES)
+    for start in (4, 0):
+        lab.snapshot(Source(16), start=start, progress=False)
+    assert verified(lab).ok
+    segment(lab, 0).unlink()
+    found = verified(lab)
+    assert found.problems == ("orders[0] incarnation 0: offsets 0–3 were captured once, and no segment holds them now",)
+    assert touched(found) == {
+        (kind, f"{kind[0]}{2 * offset % modulus}") for offset in range(4) for kind, modulus in (("order", 7), ("item", 3))
+    }
 
 
 def test_the_newest_segment_behind_an_open_transaction_is_missed_though_no_event_was_built_from_it(tmp_path):

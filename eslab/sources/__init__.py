@@ -84,7 +84,8 @@ class Chunk:
     """What stands in the offsets `[start, next)` of one partition.
 
     `records` has the schema `RECORDS`, ascending by offset. Records and holes together cover every offset of the range
-    exactly once. `next` is the position to read on from: past markers and compacted offsets, not the last record + 1.
+    exactly once. `next` is the position to read on from: past markers and compacted offsets, not the last record + 1. `epochs` are the leaders
+    that wrote it, each with the offset after its last batch in here; none where the source knows of none.
     """
 
     topic: str
@@ -94,6 +95,7 @@ class Chunk:
     records: pa.Table
     holes: tuple[Hole, ...] = ()
     markers: tuple[Marker, ...] = ()
+    epochs: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

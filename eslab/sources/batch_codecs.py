@@ -11,7 +11,9 @@ __all__ = ["PAD", "PIECE", "Scratch"]
 
 PIECE: Final = 24 << 20  # decompressed bytes decoded at once: wide enough for NumPy to pay, small enough to stay flat at any compression
 PAD: Final = 64  # fields are read before they are known to lie inside their record; five varints reach at most 51 bytes past one
-_MAX_BYTES: Final = 2**31 - 1 - 64
+MAX_BYTES: Final = 2**31 - 1 - 2 * PAD
+_NONE, _SNAPPY = 0, 2
+_NO_ROOM: Final = "failed to write whole buffer"  # cramjam's word for too little room; a test holds it to that
 
 
 class Scratch:
@@ -24,23 +26,49 @@ class Scratch:
     def add(self, codec: int, block: memoryview) -> tuple[int, int]:
         """Decompress the block behind what is there; return where it stands. Raises `cramjam.DecompressionError`, `ValueError`."""
         start = self.used
-        if codec in _INTO:
+        if codec == _NONE:
+            self._append(block)
+        elif codec == _SNAPPY:
+            self._append(_snappy(block, MAX_BYTES - start))
+        elif codec in _INTO:
             try:
                 self.used += _INTO[codec](block, memoryview(self.bytes)[start:-PAD])
             except cramjam.DecompressionError:  # too little room, or damaged: the second try tells
-                self._append(memoryview(_WHOLE[codec](block)))
+                self._unpack(codec, block)
         else:
-            self._append(block if codec == 0 else _snappy(block))
+            raise ValueError(f"codec {codec} is none of Kafka's")
         return start, self.used
+
+    def _unpack(self, codec: int, block: memoryview) -> None:
+        """Decompress into ever more room: a few bytes may unpack to more than the machine has."""
+        while True:
+            try:
+                self.used += _FRAME[codec](block, memoryview(self.bytes)[self.used : -PAD])
+            except cramjam.DecompressionError as exc:
+                if _NO_ROOM not in str(exc):
+                    raise
+                room, most = len(self.bytes), MAX_BYTES + PAD
+                self._make_room(most if room < most < 2 * room else 2 * room)
+            else:
+                return
 
     def _append(self, block: bytes | memoryview) -> None:
         end = self.used + len(block)
-        if end > _MAX_BYTES:
-            raise ValueError(f"{end} bytes, more than one Arrow array holds")
-        if end + PAD > len(self.bytes):  # a new one: the old may still be exported
-            self.bytes = self.bytes[: self.used] + bytes(end - self.used + PAD)
+        if end + PAD > len(self.bytes):
+            self._make_room(end + PAD)
         self.bytes[self.used : end] = block
         self.used = end
+
+    def _make_room(self, size: int) -> None:
+        if size > MAX_BYTES + PAD:
+            raise _too_much()
+        larger = bytearray(size)  # a new one: the old may still be exported
+        larger[: self.used] = memoryview(self.bytes)[: self.used]
+        self.bytes = larger
+
+
+def _too_much() -> ValueError:
+    return ValueError(f"it unpacks to more than {MAX_BYTES:,} bytes, which one Arrow array does not hold")
 
 
 # --- LZ4 ----------------------------------------------------------------------------------------
@@ -80,19 +108,26 @@ def _lz4_into(frame: memoryview, room: memoryview) -> int:
 
 
 _INTO = {1: cramjam.gzip.decompress_into, 3: _lz4_into, 4: cramjam.zstd.decompress_into}
-_WHOLE = {1: cramjam.gzip.decompress, 3: cramjam.lz4.decompress, 4: cramjam.zstd.decompress}
+_FRAME = {**_INTO, 3: cramjam.lz4.decompress_into}
 _XERIAL: Final = b"\x82SNAPPY\x00"
 
 
-def _snappy(block: memoryview) -> bytes:
+def _snappy(block: memoryview, most: int) -> bytes:
     """Snappy as Java writes it (a 16-byte head, then blocks with their lengths) or bare, as librdkafka does."""
     if bytes(block[: len(_XERIAL)]) != _XERIAL:
-        return bytes(cramjam.snappy.decompress_raw(block))
+        return _snappy_block(block, most)
     parts, at = [], 16
     while at < len(block):
         (size,) = struct.unpack_from(">i", block, at)
         if not 0 <= size <= len(block) - at - 4:
             raise ValueError(f"a snappy block claims {size} bytes")
-        parts.append(bytes(cramjam.snappy.decompress_raw(block[at + 4 : at + 4 + size])))
+        parts.append(_snappy_block(block[at + 4 : at + 4 + size], most))
+        most -= len(parts[-1])
         at += 4 + size
     return b"".join(parts)
+
+
+def _snappy_block(block: memoryview, most: int) -> bytes:
+    if cramjam.snappy.decompress_raw_len(block) > most:  # what it claims is made room for before anything is read
+        raise _too_much()
+    return bytes(cramjam.snappy.decompress_raw(block))

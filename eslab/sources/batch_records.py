@@ -208,12 +208,18 @@ def _bytes_at(data: Bytes, at: Ints, end: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def _headers(buffer: bytearray, data: Bytes, at: Ints, end: Ints, count: Ints) -> tuple[pa.Array[Any], Ints]:
-    """The headers of each record. A pass over all records per header that the richest of them has: few have more than ten."""
+    """The headers of each record. A pass over all records that have an n-th one, and where that are few, these one by one."""
     total = int(count.sum())
     key_at, key_length, value_at, value_length = np.zeros((4, total), dtype=np.int64)
     first = np.cumsum(count) - count
     for number in range(int(count.max(initial=0))):
         rows = np.flatnonzero(count > number)
+        if len(rows) < _ABREAST:
+            found = [one.data for one in (key_at, key_length, value_at, value_length)]  # written to twice as fast as an array
+            for row in rows.tolist():
+                slots = range(int(first[row]) + number, int(first[row] + count[row]))
+                at[row] = _walk_headers(buffer, row, int(at[row]), int(end[row]), slots, found)
+            break
         slot = first[rows] + number
         try:
             key_at[slot], key_length[slot], after = _bytes_at(data, at[rows], end[rows])
@@ -227,6 +233,28 @@ def _headers(buffer: bytearray, data: Bytes, at: Ints, end: Ints, count: Ints) -
         fields=list(RECORDS.field("headers").type.value_type),
     )
     return pa.ListArray.from_arrays(offsets, pairs, type=RECORDS.field("headers").type), at
+
+
+def _walk_headers(buffer: bytearray, row: int, at: int, end: int, slots: range, found: Sequence[memoryview]) -> int:
+    """Note where the names and values of one record's headers stand, and return the place after them. Raises `CorruptError`."""
+    key_at, key_length, value_at, value_length = found
+    try:
+        for slot in slots:
+            size, at = varint(buffer, at)
+            if size < 0:
+                raise CorruptError(row, "a header without a name")
+            if size > end - at:
+                raise CorruptError(row, "a record longer than itself")
+            key_at[slot], key_length[slot] = at, size
+            size, at = varint(buffer, at + size)
+            size = max(size, -1)
+            if size > end - at:
+                raise CorruptError(row, "a record longer than itself")
+            value_at[slot], value_length[slot] = at, size
+            at += max(size, 0)
+    except IndexError as exc:
+        raise CorruptError(row, "a number of more than ten bytes") from exc
+    return at
 
 
 def _binary(buffer: bytearray, start: Ints, length: Ints) -> pa.Array[Any]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from eslab.errors import SourceError
 
-__all__ = ["Batches", "FetchedBytes", "Ints"]
+__all__ = ["Batches", "DamagedError", "FetchedBytes", "Ints"]
 
 Ints = npt.NDArray[np.int64]
 
@@ -43,8 +43,16 @@ class Batches(NamedTuple):
     at: Ints
     end: Ints
 
-    def take(self, rows: Sequence[int]) -> Self:
+    def take(self, rows: Sequence[int] | Ints | slice) -> Self:
         return type(self)(*(column[rows] for column in self))
+
+
+class DamagedError(SourceError):
+    """Bytes at this offset that are no batch of records."""
+
+    def __init__(self, offset: int, said: str) -> None:
+        super().__init__(said)
+        self.offset = offset
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,10 @@ class FetchedBytes:
 
     @cached_property
     def batches(self) -> Batches:
-        """The whole batches; the last one of a response is often cut, and left out. Raises `SourceError` for what are none."""
+        """The whole batches; the last one of a response is often cut, and left out.
+
+        What is no batch is left out with all behind it, so that what stands before is not lost: the next fetch begins with it, and then this raises `SourceError`.
+        """
         ends = self._ends()
         at = np.array([0, *ends[:-1]], dtype=np.int64)[: len(ends)]
         told = np.frombuffer(self.data, dtype=np.uint8)[at[:, None] + np.arange(_HEAD.itemsize)].view(_HEAD)[:, 0]
@@ -74,13 +85,17 @@ class FetchedBytes:
         sound = (last >= 0) & (records >= 0) & (records <= last + 1) & (base < _MAX_OFFSET - last)
         next_ = base + last + 1
         sound &= base >= np.concatenate(([0], next_))[: len(base)]
+        batches = Batches(next=next_, at=at + _HEAD.itemsize, end=np.array(ends, dtype=np.int64), **facts)
         if not sound.all():
             bad = int(np.argmin(sound))
-            after = int(next_[bad - 1]) - 1 if bad else -1
-            self.corrupt(
-                int(base[bad]), f"a batch claims {records[bad]} records over {last[bad] + 1} offsets from {base[bad]}, after offset {after}"
-            )
-        return Batches(next=next_, at=at + _HEAD.itemsize, end=np.array(ends, dtype=np.int64), **facts)
+            reached = int(next_[bad - 1]) if bad else 0
+            if reached <= self.start:
+                self.corrupt(
+                    int(base[bad]),
+                    f"a batch claims {records[bad]} records over {last[bad] + 1} offsets from {base[bad]}, after offset {reached - 1}",
+                )
+            batches = batches.take(slice(bad))
+        return batches
 
     def _ends(self) -> list[int]:
         """Where each whole batch ends, by its length alone."""
@@ -88,17 +103,27 @@ class FetchedBytes:
         ends: list[int] = []
         while size - at > _MAGIC_AT:
             base, length = _PREFIX.unpack_from(data, at)
-            if data[at + _MAGIC_AT] < _LEGACY:
-                raise SourceError(
-                    f"{self.topic}[{self.partition}] holds messages at offset {base} in the format of before Kafka 0.11, which eslab "
-                    "does not read; copy the topic to a new one (kafka-console-consumer, MirrorMaker) and capture that"
-                )
-            if length < _HEAD.itemsize - _PREFIX.size:
+            legacy = data[at + _MAGIC_AT] < _LEGACY
+            if legacy or length < _HEAD.itemsize - _PREFIX.size:
+                if self._advances(ends):
+                    break
+                if legacy:
+                    raise SourceError(
+                        f"{self.topic}[{self.partition}] holds messages at offset {base} in the format of before Kafka 0.11, which eslab "
+                        "does not read; copy the topic to a new one (kafka-console-consumer, MirrorMaker) and capture that"
+                    )
                 self.corrupt(base, f"a batch claims a length of {length} bytes")
             at += _PREFIX.size + length
             if at <= size:
                 ends.append(at)
         return ends
+
+    def _advances(self, ends: Sequence[int]) -> bool:
+        """Whether the last of these whole batches goes past `start`."""
+        if not ends:
+            return False
+        last = np.frombuffer(self.data, _HEAD, 1, [0, *ends][-2])[0]
+        return int(last["base"]) + int(last["last"]) + 1 > self.start
 
     @cached_property
     def next(self) -> int:
@@ -107,7 +132,8 @@ class FetchedBytes:
         return min(max(self.start, int(reached[-1])), self.stop) if len(reached) else self.start
 
     def corrupt(self, offset: int, why: str, cause: BaseException | None = None) -> NoReturn:
-        raise SourceError(
-            f"{self.topic}[{self.partition}] cannot be read at offset {offset}: {why}; "
-            "the broker's log or the way to it is damaged, compare with kafka-dump-log.sh"
+        raise DamagedError(
+            offset,
+            f"{self.topic}[{self.partition}] cannot be read at offset {offset}: {why}; the broker's log or the way to it is damaged, compare with "
+            "kafka-dump-log.sh. What came before is captured; a snapshot whose start= is past that batch captures what follows",
         ) from cause

@@ -38,7 +38,9 @@ T = TypeVar("T")
 Items = asyncio.Queue[FetchedBytes | Chunk | Exception | None]
 
 PATIENCE_S: Final = 60  # how long a broker that answered before is waited for: restarts and elections take less
-EMPTY_S: Final = 5  # how long a broker may find nothing below its own end: tiered storage answers so while it loads
+EMPTY_S: Final = (
+    5  # how long a broker may find nothing below its own end before the cluster is looked at anew: tiered storage answers so while it loads
+)
 
 FETCH_BYTES: Final = 8 << 20  # measured: faster than 32 MiB, whose fresh memory costs more than the round trips saved
 FETCH_WAIT_MS: Final = 500  # what is asked for is there already; this only bounds how often an unexpected end is asked again
@@ -298,12 +300,14 @@ class _Cluster(Cluster):
             await self._put_hole(at, position, Hole(position.at, min(start, position.stop), "retention"), out)
 
     async def _nothing_came(self, response: Any, positions: Mapping[TopicPartition, _Position], stale: asyncio.Event, out: Items) -> None:
-        """An answer without a single batch, although all were asked below their ends. It is not yet proof of anything: who answers may no longer lead."""
+        """An answer without a whole batch, although all were asked below their ends. It is not yet proof of anything: who answers may no longer lead."""
         for at, row in rows_of(response):
             position = positions[at]
             end = row["last_stable_offset" if self._isolation else "highwater_offset"]
-            stuck_s = position.stuck_s()
-            if end >= position.stop and stuck_s > EMPTY_S:
+            stuck_s, came = position.stuck_s(), len(row["message_set"] or b"")
+            if came and stuck_s > EMPTY_S:  # who gets anything first gets a whole batch, however large
+                FetchedBytes(*at, position.at, position.stop, b"").corrupt(position.at, f"only {came:,} bytes come of the batch there")
+            if end >= position.stop and stuck_s > PATIENCE_S:
                 await self._put_hole(at, position, Hole(position.at, position.stop, "unknown"), out)
             elif stuck_s > PATIENCE_S:
                 raise SourceChanged(

@@ -53,7 +53,10 @@ class MemorySource:
                 at = bisect_left(log, start, key=_offset)
                 rows = log[at : min(at + CHUNK, bisect_left(log, stop, key=_offset))]
                 next_ = stop if not rows or rows[-1] is log[-1] else min(stop, rows[-1].offset + 1)
-                yield Chunk(topic, partition, start, next_, records_to_table(rows), tuple(_holes(start, rows, next_)))
+                epochs = {row.leader_epoch: row.offset + 1 for row in rows if row.leader_epoch is not None}
+                yield Chunk(
+                    topic, partition, start, next_, records_to_table(rows), tuple(_holes(start, rows, next_)), epochs=tuple(epochs.items())
+                )
                 start = next_
 
     def offset_at(self, topic: str, partition: int, timestamp_ms: int) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 import cramjam
@@ -17,7 +18,7 @@ from crc32c import crc32c
 from eslab.sources import RECORDS, Cause, Chunk, Hole, Marker
 from eslab.sources.batch_codecs import PAD, PIECE, Scratch
 from eslab.sources.batch_records import TRANSACTIONAL, CorruptError, columns, varint
-from eslab.sources.fetched_bytes import Batches, FetchedBytes, Ints
+from eslab.sources.fetched_bytes import Batches, DamagedError, FetchedBytes, Ints
 
 __all__ = ["decode"]
 
@@ -31,8 +32,20 @@ _MARKER_KEY = struct.Struct(">hh")
 def decode(fetched: FetchedBytes, scratch: Scratch) -> Iterator[Chunk]:
     """Yield the chunks that cover `[fetched.start, fetched.next)`, each of at most some `PIECE` bytes (one batch may be more).
 
-    Checks every checksum and every length; raises `SourceError` naming the offset. The chunks own their memory.
+    Checks every checksum and every length; raises `SourceError` naming the offset, after the chunks of what comes before. The chunks own their memory.
     """
+    at = fetched.start
+    try:
+        for chunk in _decode(fetched, scratch):
+            yield chunk
+            at = chunk.next
+    except DamagedError as exc:
+        if at < exc.offset:
+            yield from _decode(replace(fetched, start=at, stop=exc.offset), scratch)
+        raise
+
+
+def _decode(fetched: FetchedBytes, scratch: Scratch) -> Iterator[Chunk]:
     at, data, batches = fetched.start, memoryview(fetched.data), fetched.batches
     special = _Special(fetched)
     named: list[Span] = [(at, fetched.log_start, "retention")] if fetched.log_start > at else []
@@ -49,7 +62,7 @@ def decode(fetched: FetchedBytes, scratch: Scratch) -> Iterator[Chunk]:
             continue
         try:
             kept.append((row, *scratch.add(attributes & _CODEC, data[first:end])))
-        except (cramjam.DecompressionError, ValueError, KeyError, struct.error) as exc:
+        except (cramjam.DecompressionError, ValueError, struct.error, MemoryError) as exc:
             fetched.corrupt(int(batches.base[row]), f"the batch does not decompress ({exc or type(exc).__name__})", exc)
         if scratch.used >= PIECE:
             next_ = min(int(batches.next[row]), fetched.stop)
@@ -144,7 +157,23 @@ def _chunk(fetched: FetchedBytes, start: int, next_: int, records: pa.Table, nam
     low, high = np.searchsorted(offsets, [start, next_])
     inside = tuple(marker for marker in markers if start <= marker.offset < next_)
     holes = tuple(_holes(offsets[low:high], start, next_, named))
-    return Chunk(fetched.topic, fetched.partition, start, next_, records.slice(low, high - low), holes, inside)
+    return Chunk(
+        fetched.topic,
+        fetched.partition,
+        start,
+        next_,
+        records.slice(low, high - low),
+        holes,
+        inside,
+        _epochs(fetched.batches, start, next_),
+    )
+
+
+def _epochs(batches: Batches, start: int, next_: int) -> tuple[tuple[int, int], ...]:
+    """Each leader epoch that has a batch in `[start, next_)`, and where its last one ends there."""
+    inside = slice(int(np.searchsorted(batches.next, start, side="right")), int(np.searchsorted(batches.base, next_)))
+    ends = dict(zip(batches.leader_epoch[inside].tolist(), np.minimum(batches.next[inside], next_).tolist(), strict=True))
+    return tuple((epoch, end) for epoch, end in ends.items() if epoch >= 0)
 
 
 def _holes(offsets: Ints, start: int, next_: int, named: Sequence[Span]) -> Iterator[Hole]:
