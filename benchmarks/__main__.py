@@ -10,6 +10,8 @@ BENCHES = (
     "lookup",
     "seek",
     "fold",
+    "first",
+    "changes",
     "advance",
     "sql_asof",
     "replay_rss",

@@ -20,9 +20,10 @@ from eslab.demo import demo
 from eslab.duplicates import Duplicate, Duplicates
 from eslab.errors import EslabError
 from eslab.firsts import First, Firsts
-from eslab.history import History, State, Step
+from eslab.history import History
+from eslab.invariants import Check, Invariant, Violation, Violations
 from eslab.lab import Lab
-from eslab.lag import Lag, Stalls, Standing
+from eslab.lag import Lag, Standing
 from eslab.late import Late
 from eslab.model import MISSING, TOMBSTONE, Change, Coordinates, Cut, Event, Record
 from eslab.play import play
@@ -30,6 +31,8 @@ from eslab.projection import Projection, SqlProjection
 from eslab.sagas import Sagas
 from eslab.search import Found
 from eslab.sqlworld import SqlWorld
+from eslab.stalls import Stalls
+from eslab.steps import State, Step
 from eslab.throughput import Throughput
 from eslab.timeline import Timeline
 from eslab.timelines import Pair, Timelines
@@ -52,6 +55,7 @@ __all__ = [
     "Causes",
     "Change",
     "Changes",
+    "Check",
     "Comparison",
     "Coordinates",
     "Cut",
@@ -70,6 +74,7 @@ __all__ = [
     "Gaps",
     "History",
     "Info",
+    "Invariant",
     "Lab",
     "Lag",
     "Late",
@@ -90,6 +95,8 @@ __all__ = [
     "Trace",
     "Traced",
     "Verification",
+    "Violation",
+    "Violations",
     "Watch",
     "WhatIf",
     "World",

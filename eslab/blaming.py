@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, overload
 
+import msgspec
 import pandas as pd
 import pyarrow as pa
+from msgspec.structs import replace
 
 from eslab.changes import same
 from eslab.cuts import Clock
@@ -20,8 +22,7 @@ __all__ = ["Cause", "Causes", "Explanation", "explained", "last_of_each", "of_pa
 SHOWN: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(msgspec.Struct, frozen=True, gc=False):
     """One path that a step changed, the event that did it, and the name of the handler ("" where a tombstone reset the state)."""
 
     version: int

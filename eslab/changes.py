@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from itertools import zip_longest
-from typing import Any, overload
+from typing import Any, Final, overload
 
 import pandas as pd
 import pyarrow as pa
@@ -12,7 +15,10 @@ import pyarrow as pa
 from eslab.model import MISSING, Change, Path, format_path, pack_state
 from eslab.views import tables
 
-__all__ = ["Changes", "diff", "same"]
+__all__ = ["Changes", "diff", "follow", "same"]
+
+_EXACT: Final = frozenset({str, int, bool, type(None)})  # equal values of one of these types are one value
+_FIXED: Final = _EXACT | {float, Decimal, dt.datetime}  # nobody can change these: they are kept without a copy
 
 
 class Changes(Sequence[Change]):
@@ -69,6 +75,15 @@ def diff(before: Any, after: Any, *, sides: tuple[str, str] = ("before", "after"
     return Changes(list(_walk(before, after, ())), sides=sides)
 
 
+def follow(kept: Any, state: Any) -> tuple[Any, list[Change]]:
+    """What `diff` finds from a kept state to what has become of it, and the state to keep now: it shares with the last one what did not change.
+
+    What is kept must not be changed, for the changes hold parts of it; `state` is its owner's, who may change it in place afterwards.
+    """
+    changes: list[Change] = []
+    return _follow(kept, state, (), changes), changes
+
+
 def same(before: Any, after: Any) -> bool:
     """Whether `diff` would find nothing, at little more than the cost of `==`."""
     if before == after:
@@ -118,3 +133,55 @@ def _pairs(before: Any, after: Any) -> Iterable[tuple[Any, Any, Any]] | None:
 
 def _differ(before: Any, after: Any) -> bool:
     return isinstance(before, bool) is not isinstance(after, bool) or bool(before != after)
+
+
+def _follow(kept: Any, new: Any, path: Path, changes: list[Change]) -> Any:
+    """A copy of the new value that shares what it can with the kept one; what differs is added to the changes."""
+    if isinstance(kept, dict) and isinstance(new, dict):
+        return _follow_object(kept, new, path, changes)
+    if isinstance(kept, (list, tuple)) and isinstance(new, (list, tuple)):
+        return _follow_list(kept, new, path, changes)
+    if kept is new:
+        return kept
+    own = new if type(new) in _FIXED else copy.deepcopy(new)
+    if _differ(kept, new):
+        changes.append(Change(path, kept, own))
+    return own
+
+
+def _follow_object(kept: dict[Any, Any], new: dict[Any, Any], path: Path, changes: list[Change]) -> dict[Any, Any]:
+    parts, shared = {}, len(kept) == len(new)
+    for key, old in kept.items():
+        value = new.get(key, MISSING)
+        if value is MISSING:
+            changes.append(Change((*path, key), old, MISSING))
+            continue
+        kind = type(value)
+        if kind not in _FIXED:
+            part = _follow(old, value, (*path, key), changes)
+        else:  # most values of most states: a call less for each
+            part = old if kind in _EXACT and type(old) is kind and old == value else value
+            if part is not old and _differ(old, value):
+                changes.append(Change((*path, key), old, value))
+        parts[key] = part
+        shared = shared and part is old
+    for key, value in new.items():
+        if key not in kept:
+            parts[key] = _follow(MISSING, value, (*path, key), changes)
+            shared = False
+    if list(parts) != list(new):
+        return {key: parts[key] for key in new}
+    return kept if shared else parts
+
+
+def _follow_list(kept: Sequence[Any], new: Sequence[Any], path: Path, changes: list[Change]) -> Sequence[Any]:
+    parts = []
+    for at, (old, value) in enumerate(zip_longest(kept, new, fillvalue=MISSING)):
+        if value is MISSING:
+            changes.append(Change((*path, at), old, MISSING))
+        else:
+            parts.append(_follow(old, value, (*path, at), changes))
+    if isinstance(new, tuple):
+        return tuple(parts)
+    shared = isinstance(kept, list) and len(kept) == len(parts) and all(part is old for part, old in zip(parts, kept, strict=True))
+    return kept if shared else parts

@@ -21,7 +21,7 @@ from eslab.markup import visible
 from eslab.model import MISSING, TOMBSTONE, Coordinates, Event, Selection, loads, loads_each
 from eslab.projection import Handler, Projection
 
-__all__ = ["FOLD_COLUMNS", "Failure", "Fold", "Rows", "Step", "apply", "events_of", "stretches"]
+__all__ = ["FOLD_COLUMNS", "Failure", "Fold", "Rows", "Step", "apply", "events_of", "keep", "stretches"]
 
 FOLD_COLUMNS: Final = ("event_type", "data")
 """What a fold reads of every row, beside the key; the rest is read when a handler asks for it."""
@@ -126,7 +126,7 @@ def _blocks(rows: Rows, handlers: list[Handler]) -> Iterator[Iterable[Any]]:
             values = [_decode_one(text) for text in block]
             for at, value in enumerate(values, start):
                 if value is MISSING:
-                    handlers[at] = _keep
+                    handlers[at] = keep
         yield map(rows.exact, range(start, start + BLOCK), values) if rows.declares else values
 
 
@@ -233,7 +233,7 @@ class Fold:
             try:
                 for event, handler in steps:
                     after = handler(state, event)
-                    if after is None and handler not in (_keep, self._end):
+                    if after is None and handler not in (keep, self._end):
                         _nothing_returned(handler, event)
                     state = after
             except Exception as exc:
@@ -252,7 +252,7 @@ class Fold:
         """What folds the events of a type; with `ends`, keys may be over, and are not once a handler was called."""
         handler = None if type_ is None else self._projection.handler(type_)
         if handler is None:
-            return self._end if type_ is TOMBSTONE else _keep
+            return self._end if type_ is TOMBSTONE else keep
         return self._revive(handler) if ends else handler
 
     def _end(self, state: Any, event: Event) -> Any:
@@ -273,10 +273,10 @@ class Fold:
         self.failure = Failure.of(event, error)
 
 
-def _keep(state: Any, _event: Event) -> Any:
+def keep(state: Any, _event: Event) -> Any:
     """Fold an event that leaves the state as it is: undecodable, unhandled or ignored."""
     return state
 
 
 def _named(event: Event) -> str:
-    return f"event {event.id or event.coordinates} ({event.coordinates}, {event.type or 'undecodable'})"
+    return f"event {event.id or event.coordinates} ({event.coordinates}, {event.type_name})"

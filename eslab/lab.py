@@ -32,6 +32,7 @@ from eslab.events import Events, Manifest, newest_manifest
 from eslab.firsts import Firsts, find_firsts
 from eslab.freezing import strict as frozen
 from eslab.history import History
+from eslab.invariants import Check, Invariant, by_projection, find_violations
 from eslab.lag import Lag, groups, open_lag
 from eslab.late import MIN, Late, find_late
 from eslab.locking import is_writing, writer_lock
@@ -92,6 +93,7 @@ class Lab:
         self._connection: tuple[int, duckdb.DuckDBPyConnection] | None = None
         self._macros: dict[str, SqlProjection] = {}
         self._upcasters = Upcasters()
+        self._invariants: dict[str, Invariant] = {}
         self._told: set[tuple[Cut, str]] = set()
 
     # --- capturing
@@ -535,6 +537,28 @@ class Lab:
         projection.check()
         keying.count(events, projection)
         return WorldWhatIf(projection, keying.narrowed(events, projection, self._selection(events, at, clock, cut)), altered, ended=ended)
+
+    def invariant(self, name: str, projection: Projection | str, predicate: Callable[[Any], Any]) -> Invariant:
+        """Declare what is to hold for the state of every key: `predicate(state)` says whether it does. For this object alone: nothing is stored; the same name again replaces it."""
+        self._invariants[name] = declared = Invariant(name, projection, predicate)
+        return declared
+
+    def check(self, *invariants: Invariant, at: str | dt.datetime | Cut | None = None, progress: bool = True) -> Check:
+        """The keys that break an invariant (these, or all that were declared) at a moment: since when, after which event, and how many they were over time (`.chart()`).
+
+        One pass over the events for each projection. Raises `ProjectionError` where a predicate raises, naming key and event.
+        """
+        events = self._now()
+        clock = self._clock(events)
+        chosen = invariants or tuple(self._invariants.values())
+        if not chosen:
+            raise ProjectionError("there is no invariant to check; lab.invariant(name, projection, predicate) declares one")
+        selection = self._selection(events, at)
+        todo = [(replay.plan(events, self._folded(group[0].projection), selection), group) for group in by_projection(chosen)]
+        with Bar("checking", sum(one.rows for one, _ in todo), unit="steps", shown=progress) as bar:
+            found = [line for plan, group in todo for line in find_violations(plan, group, clock, on_rows=bar.count)]
+        until = None if isinstance(at, Cut) else _read(clock, at)
+        return Check(found, [one.name for one in chosen], selection.cut, span(events.manifest), until, clock)
 
     def compare(
         self,

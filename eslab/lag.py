@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -16,20 +16,22 @@ import pyarrow.compute as pc
 
 from eslab import buckets, consumption
 from eslab.buckets import micros, moment
-from eslab.consumption import NONE, WHY, Part, Stall, Values
+from eslab.consumption import NONE, Part
 from eslab.cuts import Clock
 from eslab.errors import MomentError, UnknownTopic
 from eslab.events import Events
+from eslab.lag_tables import frame, summed, table
 from eslab.positions import of_group
 from eslab.segments import Log
+from eslab.stalls import Stalls
 from eslab.standings import parts_of
 from eslab.views import tables
-from eslab.wording import Length, many, read_length
+from eslab.wording import Length, many, read_length, some
 
 if TYPE_CHECKING:
     from eslab.views.charts import Drawn
 
-__all__ = ["Lag", "Stalls", "Standing", "groups", "open_lag"]
+__all__ = ["Lag", "Standing", "groups", "open_lag"]
 
 POINTS: Final = 2_000  # of a whole chart
 SUMS, PARTS, RANGES = (
@@ -40,45 +42,6 @@ SUMS, PARTS, RANGES = (
 DRAWN: Final = 8  # partitions with a line of their own: those that were furthest behind
 WORTH: Final = 0.05  # of the highest: below it a line would only lie on the axis
 SHOWN: Final = 20  # rows of a view
-
-
-def table(parts: Sequence[Part], at: Sequence[np.ndarray], zone: dt.tzinfo) -> pa.Table:
-    """A row per moment and partition, by time: time, topic, partition, committed, end, lag, records, lag_s, known, why."""
-    found = [consumption.evaluate(part, when) for part, when in zip(parts, at, strict=True)]
-    times = np.concatenate([np.zeros(0, np.int64), *at])
-    which = np.repeat(np.arange(len(parts)), [len(when) for when in at])
-    order = np.lexsort((which, times))
-    columns = (
-        Values(*(np.concatenate([np.zeros(0, np.int64), *column])[order] for column in zip(*found, strict=True)))
-        if found
-        else Values(*[times] * 6)
-    )
-    which = which[order]
-    seconds = pa.array(columns.lag_us / 1e6, mask=columns.lag_us == NONE)
-    topics = pa.DictionaryArray.from_arrays(
-        pa.array(which, pa.int32()), pa.array([part.topic for part in parts], pa.string())
-    ).dictionary_decode()
-    return pa.table(
-        {
-            "time": pa.array(times[order]).cast(pa.timestamp("us", tz=str(zone))),
-            "topic": topics,
-            "partition": pa.array(np.array([part.partition for part in parts], np.int32)[which] if parts else [], pa.int32()),
-            **{name: _nullable(getattr(columns, name)) for name in ("committed", "end", "lag", "records")},
-            "lag_s": seconds,
-            "known": pa.array(columns.lag != NONE),
-            "why": pa.DictionaryArray.from_arrays(pa.array(columns.why, pa.int8()), pa.array(WHY)).dictionary_decode(),
-        }
-    )
-
-
-def _frame(table: pa.Table) -> pd.DataFrame:
-    """With integers that can be null and stay integers."""
-    frame: pd.DataFrame = table.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    return frame
-
-
-def _nullable(values: np.ndarray) -> Any:
-    return pa.array(values, mask=values == NONE)
 
 
 @dataclass(frozen=True)
@@ -110,7 +73,7 @@ class Standing:
 
     def df(self) -> pd.DataFrame:
         """One row per partition: topic, partition, committed, end, lag, records, lag_s, known, why."""
-        return _frame(self.arrow())
+        return frame(self.arrow())
 
     def arrow(self) -> pa.Table:
         """The same, as Arrow."""
@@ -126,7 +89,7 @@ class Standing:
         return f"{self.group} at {self.clock.show(self.time)}: {behind}{part}"
 
     def __repr__(self) -> str:
-        return "\n".join([f"<{self._said()}>", *(f"  unknown: {one}" for one in _some(self.unknown))])
+        return "\n".join([f"<{self._said()}>", *(f"  unknown: {one}" for one in some(self.unknown))])
 
     def _repr_html_(self) -> str:
         columns = ["topic", "partition", "committed", "end", "lag", "records", "lag in time", ""]
@@ -141,110 +104,6 @@ class Standing:
             for row in self.table.to_pylist()
         )
         return tables.html(columns, rows, caption=self._said(), empty="no partitions")
-
-
-@dataclass(frozen=True)
-class Stalls(Sequence[Stall]):
-    """When a group stood still while the log went on: a `Stall` per partition and time, the longest first in words, in order of time as a sequence."""
-
-    group: str
-    found: tuple[Stall, ...]
-    clock: Clock
-    looked_at: str
-
-    def __len__(self) -> int:
-        return len(self.found)
-
-    def __getitem__(self, at: Any) -> Any:
-        return self.found[at]
-
-    def df(self) -> pd.DataFrame:
-        """One row per stall: topic, partition, since, moved, caught_up, stood_s, peak_lag (offsets), peak_at, peak_lag_s. `moved` and `caught_up` are NaT where that was not seen."""
-        return _frame(self.arrow())
-
-    def arrow(self) -> pa.Table:
-        """The same, as Arrow."""
-        time, text, number, seconds = pa.timestamp("us", tz=str(self.clock.zone)), pa.string(), pa.int64(), pa.float64()
-        columns: list[tuple[str, Any, list[Any]]] = [
-            ("topic", text, [one.topic for one in self.found]),
-            ("partition", pa.int32(), [one.partition for one in self.found]),
-            *((name, time, [getattr(one, name) for one in self.found]) for name in ("since", "moved", "caught_up")),
-            ("stood_s", seconds, [one.stood_us / 1e6 for one in self.found]),
-            ("peak_lag", number, [one.peak for one in self.found]),
-            ("peak_at", time, [one.peak_at for one in self.found]),
-            ("peak_lag_s", seconds, [None if one.peak_us is None else one.peak_us / 1e6 for one in self.found]),
-        ]
-        return pa.table({name: pa.array(values, number if kind == time else kind).cast(kind) for name, kind, values in columns})
-
-    @property
-    def sentences(self) -> list[str]:
-        """Since when, how long, how far: one sentence per topic and time, the longest first."""
-        return [sentence for _, sentence in sorted(map(self._sentence, self._together()), key=lambda one: -one[0])]
-
-    def _together(self) -> Iterator[list[Stall]]:
-        """The stalls of a topic's partitions that overlap in time."""
-        for topic in dict.fromkeys(one.topic for one in self.found):
-            group: list[Stall] = []
-            for one in (stall for stall in self.found if stall.topic == topic):
-                if group and one.since > max(_until(other) for other in group):
-                    yield group
-                    group = []
-                group.append(one)
-            yield group
-
-    def _sentence(self, group: list[Stall]) -> tuple[int, str]:
-        first = group[0]
-        partitions = ", ".join(str(one.partition) for one in sorted(group, key=lambda one: one.partition))
-        longest = max(one.stood_us for one in group)
-        moved = [one.moved for one in group]
-        went_on = f", went on {self._show(max(one for one in moved if one is not None))}" if None not in moved else ", not seen to go on"
-        back = [one.caught_up for one in group]
-        caught_up = (
-            f", caught up {self._show(max(one for one in back if one is not None))}"
-            if None not in back
-            else ""
-            if None in moved
-            else ", not seen to catch up"
-        )
-        seconds = [one.peak_us for one in group if one.peak_us is not None]
-        far = (
-            f"at most {many(sum(one.peak for one in group), 'offset')}"
-            + (f" and {tables.duration(max(seconds) / 1e6)}" if seconds else "")
-            + " behind"
-        )
-        return (
-            longest,
-            f"{first.topic}[{partitions}] stood still from {self._show(min(one.since for one in group))} for {tables.duration(longest / 1e6)}{went_on}{caught_up}; {far}",
-        )
-
-    def _show(self, us: int) -> str:
-        return self.clock.show(moment(us))
-
-    def __repr__(self) -> str:
-        if not self.found:
-            return f"<Stalls of {self.group}: none {self.looked_at}>"
-        return "\n".join([f"<Stalls of {self.group}: {len(self.found)} {self.looked_at}>", *(f"  {one}" for one in _some(self.sentences))])
-
-    def _repr_html_(self) -> str:
-        columns = ["partition", "stood still from", "for", "went on", "caught up", "highest lag (offsets)", "at", "longest lag"]
-        rows = (
-            [
-                one.name,
-                self._show(one.since),
-                tables.duration(one.stood_us / 1e6),
-                *("—" if when is None else self._show(when) for when in (one.moved, one.caught_up)),
-                one.peak,
-                self._show(one.peak_at),
-                tables.duration(None if one.peak_us is None else one.peak_us / 1e6),
-            ]
-            for one in self.found[:SHOWN]
-        )
-        head = f"Stalls of {self.group}: {len(self.found)} {self.looked_at}"
-        return tables.paragraphs(self.sentences[:SHOWN]) + tables.html(columns, rows, caption=head, empty="none")
-
-
-def _until(stall: Stall) -> int:
-    return stall.caught_up or stall.moved or consumption.EVER
 
 
 @dataclass(frozen=True)
@@ -276,7 +135,7 @@ class Lag:
 
         `lag` is in offsets, `records` the captured records among them (gaps inflate the other), `lag_s` in seconds; `why` says why the lag is not known.
         """
-        return _frame(self.arrow())
+        return frame(self.arrow())
 
     def arrow(self) -> pa.Table:
         """The same, as Arrow."""
@@ -284,11 +143,11 @@ class Lag:
 
     def sum(self) -> pd.DataFrame:
         """One row per moment: time, produced, consumed, lag (sums over the partitions of which it is known), lag_s (the longest), unknown (how many it leaves out)."""
-        return _frame(self.sums())
+        return frame(self.sums())
 
     def sums(self) -> pa.Table:
         """The same, as Arrow."""
-        return _summed(self.parts, self._grid, self.clock.zone)
+        return summed(self.parts, self._grid, self.clock.zone)
 
     def peaks(self) -> pa.Table:
         """One row per partition: topic, partition, lag and lag_s at the end, highest and highest_at, longest_s and longest_at; null where it is not known."""
@@ -339,7 +198,7 @@ class Lag:
     @cached_property
     def _totals(self) -> pa.Table:
         """The sums at every moment at which a partition can be furthest behind."""
-        return _summed(self.parts, np.unique(np.concatenate([self._grid, *self._moments])), self.clock.zone)
+        return summed(self.parts, np.unique(np.concatenate([self._grid, *self._moments])), self.clock.zone)
 
     # --- answers
 
@@ -436,7 +295,7 @@ class Lag:
 
     def __repr__(self) -> str:
         never = [f"{part.name}: it has committed nothing" for part in self.parts if not (part.committed != NONE).any()]
-        return "\n".join([f"<{self._said()}>", *(f"  {one}" for one in (*self.notes, *_some(never)))])
+        return "\n".join([f"<{self._said()}>", *(f"  {one}" for one in (*self.notes, *some(never)))])
 
     def _repr_html_(self) -> str:
         columns = ["partition", "lag at the end (offsets)", "highest (offsets)", "at", "longest", "at"]
@@ -456,31 +315,6 @@ class Lag:
         return tables.html(columns, rows, caption=self._said(), empty="no partitions") + more + tables.paragraphs(self.notes)
 
 
-def _summed(parts: Sequence[Part], at: np.ndarray, zone: dt.tzinfo) -> pa.Table:
-    """The partitions together at each moment: sums over those of which the lag is known, the longest lag_s, and how many are not known."""
-    produced, consumed, lag, known = (np.zeros(len(at), np.int64) for _ in range(4))
-    longest = np.full(len(at), NONE)
-    for part in parts:
-        values = consumption.evaluate(part, at)
-        here = values.lag != NONE
-        known += here
-        lag += np.where(here, values.lag, 0)
-        produced += np.where(here, values.end, 0)
-        consumed += np.where(here, values.end - values.lag, 0)
-        longest = np.maximum(longest, values.lag_us)
-    nothing = known == 0
-    return pa.table(
-        {
-            "time": pa.array(at).cast(pa.timestamp("us", tz=str(zone))),
-            "produced": pa.array(produced, mask=nothing),
-            "consumed": pa.array(consumed, mask=nothing),
-            "lag": pa.array(lag, mask=nothing),
-            "lag_s": pa.array(longest / 1e6, mask=longest == NONE),
-            "unknown": pa.array(len(parts) - known),
-        }
-    )
-
-
 def _sum(column: pa.ChunkedArray) -> int | None:
     found: int | None = pc.sum(column).as_py()
     return found
@@ -496,10 +330,6 @@ def _seconds(us: np.integer[Any]) -> float | None:
 
 def _or_dash(value: Any) -> Any:
     return "—" if value is None else value
-
-
-def _some(lines: Sequence[str]) -> Iterable[str]:
-    return lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"... and {len(lines) - SHOWN} more"]
 
 
 def groups(samples: pa.Table, clock: Clock) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -14,11 +14,12 @@ import pyarrow.compute as pc
 
 from eslab import keying, replay
 from eslab.altering import Altered, Named
-from eslab.cuts import Clock
+from eslab.cuts import Clock, OrderKey
 from eslab.errors import MomentError, WhatIfError
 from eslab.events import EVENTS, Events
-from eslab.history import History, State
+from eslab.history import History
 from eslab.model import Coordinates, Cut, Selection
+from eslab.moments import Moments, Place
 from eslab.overlay import standing
 from eslab.projection import Projection
 from eslab.timelines import Timelines, paired
@@ -187,26 +188,34 @@ class _Changed(History):
         super().__init__(
             altered.events, before.aggregate, before.aggregate_id, before.projection, before.selection, altered.clock, rows=rows
         )
-        self._altered = altered
-        self._stand = altered.places(self.places())
+        self._moments = _Moments(self._moments, altered, self.places())
         self.partial = before.partial or self.partial
 
-    def _state_of(self, held: np.ndarray, cut: Callable[[], Cut], note: str = "") -> State:
-        return super()._state_of(held, _no_cut, note)
 
-    def _at_event(self, told: str | Coordinates | tuple[str, int, int]) -> State:
+class _Moments(Moments):
+    """The moments of such a history: it stands at no cut."""
+
+    def __init__(self, of: Moments, altered: Altered, keys: Sequence[OrderKey]) -> None:
+        super().__init__(of.name, of.events, of.tape, of.selection, of.clock)
+        self._altered, self._keys = altered, keys
+        self._stand = altered.places(keys)
+
+    def place(self, *args: Any, **named: Any) -> Place:
+        return dataclasses.replace(super().place(*args, **named), cut=_no_cut)
+
+    def _of_event(self, told: str | Coordinates | tuple[str, int, int]) -> Place:
         place, seen = self._altered.find(told)
         note = f"event {told} was seen {seen} times; this is its first" if seen > 1 else ""
-        return self._state_of(np.arange(sum(one <= place for one in self._stand)), _no_cut, note)
+        return Place(np.arange(sum(one <= place for one in self._stand)), _no_cut, note)
 
-    def _rows_before(self, cut: Cut) -> np.ndarray:
-        here = [Coordinates(*key[1:]) for key in self.places()]
+    def _before(self, cut: Cut) -> np.ndarray:
+        here = [Coordinates(*key[1:]) for key in self._keys]
         made = self._altered.made
         held = self._altered.holds(Selection(cut), [made[at] for at in here if at in made])
         return np.array([at in held if at in made else cut.holds(at) for at in here], np.bool_)
 
     def _happened_by(self, moment: dt.datetime) -> np.ndarray:
-        happened = pc.coalesce(*(self._rows.column(name) for name in ("happened_at", "recorded_at", "order_at")))
+        happened = pc.coalesce(*(self.tape.rows.column(name) for name in ("happened_at", "recorded_at", "order_at")))
         held: np.ndarray = pc.less_equal(happened, pa.scalar(moment, EVENTS.field("order_at").type)).to_numpy()
         return held
 

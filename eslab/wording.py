@@ -1,17 +1,18 @@
-"""Counts and lengths of time, as people write and read them."""
+"""Counts, lists and lengths of time, as people write and read them."""
 
 from __future__ import annotations
 
 import datetime as dt
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
 from eslab.errors import MomentError
 
-__all__ = ["Length", "many", "read_length"]
+__all__ = ["Length", "many", "read_length", "some"]
 
 _UNITS: Final = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 _NAMES: Final = {"us": "microsecond", "ms": "millisecond", "s": "second", "m": "minute", "h": "hour", "d": "day"}
@@ -24,6 +25,11 @@ def many(count: int, noun: str) -> str:
         return f"1 {noun}"
     plural = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in "aeiou" else f"{noun}s"
     return f"{count:,} {plural}"
+
+
+def some(lines: Sequence[str], most: int = 20) -> Sequence[str]:
+    """The first lines, and a last one that says how many more there are."""
+    return lines if len(lines) <= most else [*lines[:most], f"... and {len(lines) - most} more"]
 
 
 @dataclass(frozen=True, slots=True)

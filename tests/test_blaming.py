@@ -80,7 +80,7 @@ def test_a_value_is_explained_in_two_sentences(h):
     assert repr(h.explain("status", at=1)).splitlines()[1] == "Before that it was none, as in the initial state."
     assert repr(h.explain("orderId")).splitlines()[1] == "No earlier event set it."
     assert repr(h.explain("items")).startswith("items is not there since ")
-    assert repr(h.explain("status", at=0)) == "status is none in the initial state, and no event up to version 0 changed it."
+    assert repr(h.explain("status", at=1)) == "status is none in the initial state, and no event up to version 0 changed it."
 
 
 def test_a_path_at_which_nothing_ever_stood_is_one_clear_sentence(h):
@@ -104,8 +104,39 @@ def test_every_handler_is_called_once_however_often_one_asks():
     )
     h = eslab.play(EVENTS).history("order", "o", projection=counting)
     for _ in range(2):
-        h.changes(), h.blame("status"), h.blame()
+        h.changes(), h.blame("status"), h.blame(), h.explain("status", at=1)
     assert calls == [event["eventId"] for event in EVENTS]
+
+
+@pytest.mark.parametrize("ask", [lambda h: h.df(), lambda h: h.watch("status"), lambda h: h.changes()], ids=["df", "watch", "changes"])
+def test_whatever_folds_a_whole_history_leaves_the_one_table_of_its_changes(ask):
+    calls = []
+    counting = eslab.Projection(
+        "counting", aggregate="order", evolve=lambda state, event: calls.append(event.id) or {**state, **event.data}
+    )
+    h = eslab.play(EVENTS).history("order", "o", projection=counting)
+    ask(h)
+    assert blamed(h, "status") == [("e2", "<lambda>", "status"), ("e1", "<lambda>", "status")]
+    assert len(calls) == len(EVENTS)
+
+
+def test_the_table_and_the_steps_say_the_same_where_handlers_change_their_state_in_place():
+    careless = eslab.Projection("careless", aggregate="order", initial={"seen": [], "last": {}})
+
+    @careless.on("Created", "Paid", "Changed")
+    def seen(state, event):
+        state["seen"].append(dict(event.data))
+        state["last"].update(event.data)
+        if event.type == "Changed":
+            state["seen"][0].pop("status")
+        return state
+
+    h = eslab.play(EVENTS).history("order", "o", projection=careless)
+    assert [one.change for one in h.changes()] == [change for step in h for change in step.changes]
+    frame = h.df()
+    assert list(frame["state"]) == [step.after for step in h]
+    frame["state"][1]["seen"].clear()
+    assert list(h.df()["state"]) == [step.after for step in h], "what a caller does to a table is the caller's own"
 
 
 def leaves(value, path=()):

@@ -183,6 +183,7 @@ def test_every_command_has_its_help():
         "bookmark",
         "replay",
         "first",
+        "check",
         "compare",
         "lag",
         "throughput",

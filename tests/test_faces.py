@@ -66,6 +66,7 @@ def views(text: str) -> dict[str, Any]:
     right = left.copy(version=2)
     right.on(text)(lambda state, event: {**state, **EXACT, "also": HALF.replace("\ud800", "x"), "n": text})
     compared, broken = lab.compare(left, right, progress=False), lab.compare(left, failing, progress=False)
+    never = eslab.Invariant(text, "order", lambda state: False)
     taken = lab.snapshot(MemorySource([]), progress=False)
     dead = lab_of_dead_letters(text, values)
     supposed = (
@@ -87,6 +88,11 @@ def views(text: str) -> dict[str, Any]:
         "explanation": h.explain("orderId"),
         "firsts": lab.first("order", bool, progress=False),
         "first": lab.first("order", bool, progress=False).first,
+        "invariant": never,
+        "check": lab.check(never, progress=False),
+        "violations": lab.check(never, progress=False)[text],
+        "violation": lab.check(never, progress=False)[text][0],
+        "failed check": lab.check(eslab.Invariant(text, failing, bool), progress=False),
         "failed history": lab.history("order", text, projection=failing),
         "half history": lab.history("order", text, projection=other),
         "step": h[-1],

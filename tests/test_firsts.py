@@ -77,7 +77,7 @@ def test_it_is_one_pass_in_which_each_handler_is_called_once(lab):
 
 def test_it_is_shown_as_a_table(lab):
     found = lab.first(balance(), negative, progress=False)
-    assert found.arrow().column_names == ["aggregate_id", "version", "event_type", "event_id", "recorded_at", "at", "state"]
+    assert found.arrow().column_names == ["aggregate_id", "version", "event_type", "event_id", "source", "recorded_at", "at", "state"]
     assert found.df().loc[found.first.key, "state"] == found.first.state
     assert found.first.key in found._repr_html_()
     assert found[-1].key in repr(found[-1])

@@ -488,3 +488,16 @@ def test_an_id_that_utf_8_cannot_hold_makes_no_event_of_a_played_record(capsys):
     lab = eslab.play([{"eventType": "OrderCreated", "data": {"orderId": "\ud800"}}])
     assert len(lab.find("\ud800")) == 0
     assert len(lab.sql("from problems").fetchall()) == 1
+
+
+def test_a_tombstone_and_an_undecodable_record_are_called_so_wherever_they_are_shown():
+    values = [b'{"eventType": "Created", "data": {"orderId": "o"}}', None, b"{broken"]
+    lab = eslab.play([Record(topic="orders", key=b"o", value=value, timestamp_ms=1000 * at) for at, value in enumerate(values, 1)])
+    h = lab.history("order", "o")
+    names = ["Created", "(tombstone)", "(undecodable)"]
+    for step, name in zip(h, names, strict=True):
+        assert repr(step).startswith(f"<Step {step.version}: {name} ")
+        assert repr(step.event).startswith(f"<Event {name} ")
+        assert name in h._repr_html_()
+    assert [*h.df()["event_type"]][:2] == names[:2]
+    assert repr(eslab.MISSING) == str(eslab.MISSING) == "MISSING"

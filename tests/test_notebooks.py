@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import eslab
-from eslab.lag import Stalls
+from eslab.stalls import Stalls
 
 ROOT = Path(__file__).resolve().parent.parent
 LAB = '"../data/shop"'  # as every notebook names it

@@ -15,7 +15,7 @@ import pytest
 from logs import BASE_MS, all_differences, made, new_lab, snapshot
 from oracle import Oracle, canonical
 
-from eslab import building, decode, events, folding, history, ordering, replay, runs
+from eslab import building, decode, events, folding, ordering, replay, runs, tape
 from eslab.lab import Lab
 from eslab.model import Coordinates, Record, dumps
 from eslab.play import play
@@ -129,8 +129,8 @@ def let_tombstones_belong_to_nobody(monkeypatch):
 
 
 def keep_a_state_one_step_too_early(monkeypatch):
-    intact = history.History._state_at
-    monkeypatch.setattr(history.History, "_state_at", lambda self, position: intact(self, max(position - 1, 0)))
+    intact = tape.Tape.state_at
+    monkeypatch.setattr(tape.Tape, "state_at", lambda self, position: intact(self, max(position - 1, 0)))
 
 
 def carry_a_state_into_the_next_key(monkeypatch):

@@ -12,7 +12,7 @@ from eslab.cli.delivering import dead_letters, duplicates
 from eslab.cli.measuring import lag, throughput
 from eslab.cli.moments import bookmark, late
 from eslab.cli.querying import sql
-from eslab.cli.replaying import first, replay
+from eslab.cli.replaying import check, first, replay
 from eslab.cli.supposing import what_if
 from eslab.cli.tracing import around, sagas, trace
 
@@ -39,6 +39,7 @@ for one in (
     bookmark,
     replay,
     first,
+    check,
     compare,
     lag,
     throughput,

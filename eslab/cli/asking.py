@@ -15,9 +15,10 @@ from eslab.cli.loading import load_projection
 from eslab.cli.output import Out, cell, embedded, note, rows_of, to_json
 
 if TYPE_CHECKING:
-    from eslab.history import History, Step
+    from eslab.history import History
     from eslab.lab import Lab
     from eslab.model import Event
+    from eslab.steps import Step
 
 __all__ = ["at", "blame", "diff", "find", "history"]
 

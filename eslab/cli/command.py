@@ -137,7 +137,7 @@ def main() -> None:
 
     \b
     Exit codes: 0 fine; 1 a clear no: an error, nothing found, verify found something, compare
-    found a difference; 2 wrong usage; 130 stopped by Ctrl-C.
+    found a difference, check a violation; 2 wrong usage; 130 stopped by Ctrl-C.
     """
 
 

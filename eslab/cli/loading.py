@@ -1,20 +1,21 @@
-"""A projection, or a function, that the user named as `file.py:name`."""
+"""A projection, a function, or an invariant, that the user named as `file.py:name`."""
 # ruff: noqa: PLC0415  pandas, Arrow and DuckDB take most of a second: commands import them when they run, so that --help need not wait
 
 from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from eslab.errors import ProjectionError
 
 if TYPE_CHECKING:
+    from eslab.invariants import Invariant
     from eslab.projection import Projection, SqlProjection
 
-__all__ = ["load_function", "load_projection"]
+__all__ = ["load_function", "load_invariants", "load_projection"]
 
 
 @overload
@@ -42,6 +43,26 @@ def load_function(told: str, option: str) -> Callable[..., Any]:
     found: Callable[..., Any] | None = names.get(name)
     if not callable(found):
         raise ProjectionError(f"{file} has no function called {name}")
+    return found
+
+
+def load_invariants(told: Sequence[str], option: str) -> list[Invariant]:
+    """Each `eslab.Invariant` that the user named as `file.py:name`, by that option. Runs each file once, so that one pass answers all that stand over one projection."""
+    from eslab.invariants import Invariant
+
+    ran: dict[str, dict[str, Any]] = {}
+    found = []
+    for one in told:
+        file, _, name = one.rpartition(":")
+        if file not in ran:
+            _, _, ran[file] = _run(one, option)
+        value = ran[file].get(name)
+        if not isinstance(value, Invariant):
+            others = ", ".join(other for other, value in ran[file].items() if isinstance(value, Invariant))
+            raise ProjectionError(
+                f"{file} has no invariant called {name}; it has {others or 'none: write one as eslab.Invariant(name, projection, predicate)'}"
+            )
+        found.append(value)
     return found
 
 

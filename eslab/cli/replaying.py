@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eslab.cli.command import Command, clock_option, json_option, lab_argument, open_lab
-from eslab.cli.loading import load_function, load_projection
+from eslab.cli.command import Command, clock_option, json_option, lab_argument, open_lab, until_option
+from eslab.cli.loading import load_function, load_invariants, load_projection
 from eslab.cli.output import Out, embedded, note, rows_of
 
 if TYPE_CHECKING:
+    from eslab.invariants import Check, Violations
     from eslab.sqlworld import SqlWorld
     from eslab.world import World
 
-__all__ = ["first", "replay"]
+__all__ = ["check", "first", "replay"]
 
 
 @click.command(cls=Command)
@@ -176,3 +177,47 @@ def first(
         words = [aggregate] if aggregate else []
         ctx.obj.again("first", folder, *words, when=when, projection=projection, at=until and until.isoformat(), tz=tz)
     ctx.exit(0 if len(found) else 1)
+
+
+@click.command(cls=Command)
+@lab_argument
+@click.option(
+    "--invariant",
+    "named",
+    required=True,
+    multiple=True,
+    metavar="FILE.PY:NAME",
+    help="An eslab.Invariant; repeat it for more. Runs the file.",
+)
+@until_option
+@json_option
+@click.pass_context
+def check(ctx: click.Context, *, folder: str, named: tuple[str, ...], at: str | None, tz: str | None, as_json: bool) -> None:
+    """Show which keys break an invariant, since when, and after which event.
+
+    Exits with 1 if any does, or if a handler failed any key.
+    """
+    lab = open_lab(folder, tz)
+    until = None if at is None else lab.moment(at)
+    found = lab.check(*load_invariants(named, "--invariant"), at=until, progress=sys.stderr.isatty())
+    if as_json:
+        ctx.obj.json([_told(one) for one in found.values()])
+    else:
+        _list(ctx.obj, found)
+        ctx.obj.again("check", folder, invariant=named, at=until and until.isoformat(), tz=tz)
+    ctx.exit(0 if found.ok else 1)
+
+
+def _list(out: Out, found: Check) -> None:
+    for one in found.values():
+        out.line(one.summary())
+        if len(one):
+            table = one.arrow()
+            out.table(table.column_names, (list(row.values()) for row in table.to_pylist()))
+
+
+def _told(one: Violations) -> dict[str, Any]:
+    told = {"invariant": one.name, "aggregate": one.aggregate, "keys": one.keys, "mended": one.mended, "partial": sorted(one.partial)}
+    failed = [{"key": each.key, "event_id": each.event_id, "at": str(each.at), "error": each.error} for each in one.failed]
+    violations = [{**row, "state": embedded(row["state"])} for row in one.arrow().to_pylist()]
+    return {**told, "failed": failed, "violations": violations, "over_time": one.moves().to_pylist()}

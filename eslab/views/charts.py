@@ -1,4 +1,4 @@
-"""Charts of throughput, lag, timelines and traces, drawn from plain tables. Imported when a chart is drawn: it loads Altair.
+"""Charts of throughput, lag, timelines, broken invariants and traces, drawn from plain tables. Imported when a chart is drawn: it loads Altair.
 
 Times are drawn on the wall clock of the lab's zone, whichever zone the browser is in, and every axis names its unit or its zone.
 Colours have a contrast of 3 to white and to the dark theme's grey; a theme's own colours are used for the rest.
@@ -18,7 +18,7 @@ from eslab.views import waterfall
 from eslab.views.offline import offline
 from eslab.views.tables import duration, show, visible
 
-__all__ = ["Drawn", "lag", "throughput", "timeline", "trace"]
+__all__ = ["Drawn", "lag", "throughput", "timeline", "trace", "violators"]
 
 Drawn = alt.TopLevelMixin
 
@@ -237,6 +237,24 @@ def _steps(rows: Sequence[waterfall.Row], time: _Time) -> list[Row]:
             }
         )
     return out
+
+
+def violators(points: pa.Table, *, names: Sequence[str], zone: dt.tzinfo, notes: Sequence[str] = ()) -> Any:
+    """How many keys broke each invariant over time, a line of steps for each of `names`. `points`: time, name, violators."""
+    rows = points.to_pylist()
+    if not rows:
+        return _nothing("no events")
+    moments = [row["time"] for row in rows]
+    time = _Time(zone, min(moments), max(moments), moments)
+    tips = [
+        alt.Tooltip("name:N", title="invariant"),
+        alt.Tooltip("at:N", title="from"),
+        alt.Tooltip("violators:Q", title="keys that break it", format=",d"),
+    ]
+    colour = alt.Color("name:N", title="invariant", scale=_scale(names), sort=list(names), legend=_LEGEND)
+    base = alt.Chart(_frame(rows, time)).encode(x=time.axis(), y=_up("violators", "keys that break it", ",d"), color=colour, tooltip=tips)
+    title = "Keys that break an invariant"
+    return _stacked([_panel(*_line(base, interpolate="step-after"))], title, notes, f"{title}, over time: {', '.join(names)}")
 
 
 def _frame(rows: Sequence[Row], time: _Time) -> pd.DataFrame:
