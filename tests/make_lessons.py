@@ -48,7 +48,8 @@ def alone(book: NotebookNode) -> NotebookNode:
     """The same without links into a folder that is not handed out."""
     for cell in book.cells:
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r" ?\[[^\]]+\]\((?!https?:)[^)\s]+\)", "", cell.source)
+            cell.source = re.sub(r" \[All lessons\]\([^)\s]+\)", "", cell.source)
+            cell.source = re.sub(r"\[([^\]]+)\]\((?!https?:)[^)\s]+\)", r"\1", cell.source)
     return book
 
 
