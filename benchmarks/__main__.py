@@ -14,6 +14,7 @@ BENCHES = (
     "changes",
     "advance",
     "sql_asof",
+    "sql_sum",
     "replay_rss",
     "merge",
     "compare",

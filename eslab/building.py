@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import hashlib
 import os
-import re
 import secrets
 import shutil
 import threading
@@ -28,14 +28,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from eslab import runs
-from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE, decode, json_path
+from eslab import runs, typed
+from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE, decode
 from eslab.decode.consumer_offsets import CommitReader
 from eslab.durable import commit_file, enough_disk
 from eslab.errors import ConfigError
 from eslab.events import EVENTS, LifeState, Manifest, Run, TopicCounts, manifest_name, newest_manifest, next_number
 from eslab.mapping import SAMPLE, Mapping, TopicMapping, infer, write_topic
-from eslab.model import EACH, Cut, Life, Record, format_path, loads
+from eslab.model import EACH, Cut, Life, Record, format_path
 from eslab.ordering import put_in_order
 from eslab.segments import LOSSY, Log, Reach, Segment, reaches
 from eslab.sources import CONSUMER_OFFSETS, Hole, records_to_table
@@ -48,9 +48,6 @@ CHUNK_ROWS: Final = 250_000  # sorted in memory at once
 CHUNK_BYTES: Final = 256 << 20
 KEEP_S: Final = 24 * 3600  # how long what no manifest names any more stays, for readers that hold an older one
 DECODERS: Final = 2  # threads: DuckDB and Arrow leave the interpreter while they work, checking JSON does not
-TYPE_SAMPLE: Final = 200  # events of each type, in each part, that are looked at for the columns of its typed relation
-WIDEST: Final = 38  # digits that DuckDB's DECIMAL holds
-TYPES_MOST: Final = 1_000  # typed relations; more types than that are not types but ids
 
 _DECODED: Final = ["offset", "timestamp_ms", "timestamp_type", "key", "value", "producer_id", "transactional"]
 
@@ -87,13 +84,16 @@ def update(
         fresh = build.finish()
         kept, merged, level = _tiers(base.runs) if fresh else (base.runs, [], 0)
         inputs = [*fresh, *(runs.RunFile(folder / "events" / file) for run in merged for file in run.files)]
-        written = runs.write_run(folder / "events", name, runs.merge(inputs, columns=EVENTS.names)) if fresh else []
-    run = Run(level, sum(one.rows for one in written), [one.path.name for one in written])
+        columns = typed.stored(build.types)
+        tables = (typed.with_columns(build.con, table, columns) for table in runs.merge(inputs, columns=EVENTS.names))
+        written = runs.write_run(folder / "events", name, tables) if fresh else []
+    run = Run(level, sum(one.rows for one in written), [one.path.name for one in written], columns)
     holes = list(log.holes())
     for state in build.lives.values():
         state.lossy = _lossy(hole for life, hole in holes if life == state.life)
         state.segments = _standing(lives.get(state.life, []))
         state.seen = _end(state.life, lives.get(state.life, []))
+        state.origin = _origin(lives.get(state.life, [])) or state.origin
     gaps = f"{name}-gaps.parquet"
     _write_gaps(folder / "events" / gaps, holes)
     new = Manifest(
@@ -129,6 +129,12 @@ def _fresh(manifest: Manifest, lives: dict[Life, list[Segment]]) -> Iterator[tup
 def _end(life: Life, segments: list[Segment]) -> int:
     """Where a life that was read uncommitted ends: what comes later may tell how a transaction of before ended."""
     return max((one.footer.next for one in segments), default=0) if Transactions(life, segments).uncommitted else 0
+
+
+def _origin(segments: list[Segment]) -> str:
+    """Stands for the topic that these were captured from; "" where its source gave it no id."""
+    told = {f"{one.footer.cluster_id} {one.footer.topic_id}" for one in segments if one.footer.topic_id is not None}
+    return hashlib.sha256(min(told).encode()).hexdigest()[:8] if told else ""
 
 
 def _moved(manifest: Manifest, lives: dict[Life, list[Segment]]) -> bool:
@@ -216,7 +222,7 @@ class _Build:
         self.topics, self.types, self.aggregates = copy.topics, copy.types, copy.aggregates
         self._mapping = mapping
         self._folder = folder / f".spill-{os.getpid()}-{secrets.token_hex(4)}"
-        self._con = duckdb.connect()
+        self.con = duckdb.connect()
         self._engines = threading.local()
         self._spills: list[runs.Sorted] = []
         self._pending: list[pa.Table] = []
@@ -227,7 +233,7 @@ class _Build:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._con.close()
+        self.con.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def take(self, todo: Sequence[tuple[Life, Reach]], lives: dict[Life, list[Segment]], on_records: Callable[[int], None]) -> None:
@@ -251,7 +257,7 @@ class _Build:
             for one in pc.value_counts(rows["aggregate"]).to_pylist():
                 if one["values"]:
                     self.aggregates[one["values"]] = self.aggregates.get(one["values"], 0) + one["counts"]
-            _learn_types(self._con, self.types, events, [str(path[0]) for path in told.decimals if len(path) == 1])
+            typed.learn(self.con, self.types, events, [str(path[0]) for path in told.decimals if len(path) == 1])
             self._keep(rows)
             on_records(records.num_rows)
 
@@ -277,7 +283,7 @@ class _Build:
 
     def _decode(self, life: Life, records: pa.Table) -> tuple[pa.Table, list[pa.Array]]:
         if not hasattr(self._engines, "con"):
-            self._engines.con = self._con.cursor()
+            self._engines.con = self.con.cursor()
             self._engines.con.execute("set TimeZone = 'UTC'")
         told = self._mapping.topics[life[0]]
         ids = [path for _, path in told.aggregates]
@@ -429,74 +435,6 @@ def _count_commits(counts: TopicCounts, reach: Reach, on_records: Callable[[int]
     found = reader.result()
     counts.commits += len(found.place)
     counts.malformed += found.malformed
-
-
-def _learn_types(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]], events: pa.Table, decimals: Sequence[str]) -> None:
-    """Widen what is known of each event type's fields: by a sample of these events, and for declared decimals by all of them."""
-    con.register("latest", events.select(["event_type", "data"]))
-    structures = con.sql(
-        f"""select event_type, json_group_structure(data::json) from (
-            select event_type, data from latest where event_type is not null and starts_with(data, '{{')
-            qualify row_number() over (partition by event_type) <= {TYPE_SAMPLE}
-        ) group by event_type order by event_type"""
-    ).fetchall()
-    digits = {field: _digits(con, field) for field in decimals}
-    con.unregister("latest")
-    for event_type, structure in structures:
-        if event_type not in types and len(types) >= TYPES_MOST:
-            continue
-        fields = loads(structure)
-        known = types.setdefault(event_type, {})
-        for field, told in fields.items() if isinstance(fields, dict) else ():
-            if field not in digits:
-                known[field] = _wider(known.get(field), _SQL_TYPES.get(told, "JSON") if isinstance(told, str) else "JSON")
-        for field, found in digits.items():
-            if event_type in found:
-                known[field] = _wider(known.get(field), _decimal_type(*found[event_type]))
-
-
-def _digits(con: duckdb.DuckDBPyConnection, field: str) -> dict[str, tuple[int, int]]:
-    """By event type, the most digits before and behind the point that a declared field of the latest events has."""
-    rows = con.execute(
-        """select event_type, max(len(regexp_extract(told, '\\d+'))), max(len(split_part(told, '.', 2)))
-        from (select event_type, data ->> $path as told from latest where event_type is not null)
-        where regexp_full_match(told, '-?\\d+(\\.\\d+)?') group by event_type""",
-        {"path": json_path((field,))},
-    ).fetchall()
-    return {event_type: (whole, fraction) for event_type, whole, fraction in rows}
-
-
-def _decimal_type(whole: int, fraction: int) -> str:
-    """The narrowest column type that holds so many digits before and behind the point."""
-    return f"DECIMAL({whole + fraction},{fraction})" if whole + fraction <= WIDEST else "VARCHAR"
-
-
-_SQL_TYPES: Final = {
-    "NULL": "NULL",
-    "BOOLEAN": "BOOLEAN",
-    "BIGINT": "BIGINT",
-    "UBIGINT": "BIGINT",
-    "HUGEINT": "BIGINT",  # what 0 and -1 are together: 0 alone is a UBIGINT to DuckDB
-    "DOUBLE": "DOUBLE",
-    "VARCHAR": "VARCHAR",
-}
-_NUMBERS: Final = ("BIGINT", "DOUBLE")
-
-
-def _wider(left: str | None, right: str) -> str:
-    """The narrowest column type that both fit: the same in whatever order, and in whatever parts, types are met."""
-    if left in (None, "NULL", right):
-        return right
-    assert left is not None
-    if right == "NULL":
-        return left
-    if left in _NUMBERS and right in _NUMBERS:
-        return max(left, right, key=_NUMBERS.index)
-    decimals = [one for one in (left, right) if one.startswith("DECIMAL")]
-    if len(decimals) == 2:
-        (width, scale), (other_width, other_scale) = (map(int, re.findall(r"\d+", one)) for one in decimals)
-        return _decimal_type(max(width - scale, other_width - other_scale), max(scale, other_scale))
-    return "VARCHAR" if decimals and "VARCHAR" in (left, right) else "JSON"
 
 
 # --- committing -------------------------------------------------------------------------------------------

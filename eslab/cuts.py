@@ -288,7 +288,7 @@ def select(events: Events, at: str | dt.datetime | Cut | None, *, clock: Clock, 
 
 
 def changed_since(events: Events, cut: Cut, upcasters: str) -> str:
-    """What is not as it was when the cut was made, as one sentence; "" if all is. Raises `MomentError` for a cut of topics that this lab has not.
+    """What is not as it was when the cut was made, as one sentence; "" if all is. Raises `MomentError` for a cut of topics that this lab has not, or has other ones of that name.
 
     `upcasters` is the fingerprint of those that are declared now.
     """
@@ -300,11 +300,21 @@ def changed_since(events: Events, cut: Cut, upcasters: str) -> str:
             f"this cut is from another lab: {', '.join(strange)} is not captured here; this lab has {', '.join(sorted(known)) or 'no topics'}"
         )
     now = events.manifest.fingerprints(lives)
-    other = sorted({life[0] for life in lives if life in cut.store and cut.store[life] != now.get(life)})
+    then, here = ({life: told.rpartition(".") for life, told in store.items()} for store in (cut.store, now))
+    if others := sorted({life[0] for life in lives if life in then and life in here and _parted(then[life][0], here[life][0])}):
+        raise MomentError(
+            f"this cut is from another lab: {', '.join(others)} there is another topic of that name, by the id that its cluster gave it; ask this lab for a cut of its own"
+        )
+    other = sorted({life[0] for life in lives if life in then and (life not in here or then[life][2] != here[life][2])})
     said = [f"{', '.join(other)} is read by other rules than when this cut was made, or holds other records below it"] if other else []
     if cut.upcasters is not None and cut.upcasters != upcasters:
         said.append("other upcasters are declared now than when this cut was made")
     return f"{'; '.join(said)}: answers may differ from then" if said else ""
+
+
+def _parted(origin: str, other: str) -> bool:
+    """Whether both are known, and are not the same."""
+    return bool(origin and other) and origin != other
 
 
 def _births(events: Events) -> dict[Life, dt.datetime]:

@@ -7,7 +7,7 @@ the log that they were made from and the fingerprints of what made them. An `Eve
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,9 @@ from eslab.sources import CONSUMER_OFFSETS
 __all__ = [
     "EVENTS",
     "PLACE",
+    "SCAN_ROWS",
     "Between",
+    "ColumnType",
     "Events",
     "LifeState",
     "Manifest",
@@ -113,6 +115,8 @@ class LifeState(msgspec.Struct):
     suspects: list[Suspect] = []
     segments: dict[int, int] = {}
     """The segments that were there, by start, and the checksum of what each says of itself."""
+    origin: str = ""
+    """Stands for the topic's id and its cluster's; "" where the source told none."""
     seen: int = 0
     """Of a log read uncommitted: where it ended. Events end before the first transaction that was open then."""
 
@@ -152,6 +156,8 @@ class Run(msgspec.Struct):
     level: int
     rows: int
     files: list[FileName]
+    typed: list[tuple[str, ColumnType]] = []
+    """Field of data and type of the columns `typed_0`, `typed_1` ... that its files have behind those of EVENTS."""
 
 
 class Manifest(msgspec.Struct):
@@ -170,13 +176,17 @@ class Manifest(msgspec.Struct):
     transactions: FileName | None = None
 
     def fingerprints(self, offsets: Mapping[Life, int]) -> dict[Life, str]:
-        """For each life the fingerprint of what is below an offset (exclusive) and of the rules to read it by: equal ones, equal answers."""
-        covered = {state.life: state.covered for state in self.lives}
-        return {life: self._fingerprint(life[0], covered[life], next_) for life, next_ in offsets.items() if life in covered}
+        """For each life the fingerprint of what is below an offset (exclusive) and of the rules to read it by: equal ones, equal answers.
 
-    def _fingerprint(self, topic: str, covered: list[tuple[int, int]], next_: int) -> str:
-        below = [(low, min(high, next_)) for low, high in covered if low < next_]
-        return hashlib.sha256(f"{self.topics[topic].fingerprint} {below}".encode()).hexdigest()[:16]
+        Before a point stands the life's origin, where that is known: it parts labs whose topics have the same names.
+        """
+        states = {state.life: state for state in self.lives}
+        return {life: self._fingerprint(states[life], next_) for life, next_ in offsets.items() if life in states}
+
+    def _fingerprint(self, state: LifeState, next_: int) -> str:
+        below = [(low, min(high, next_)) for low, high in state.covered if low < next_]
+        told = hashlib.sha256(f"{self.topics[state.topic].fingerprint} {below}".encode()).hexdigest()[:16]
+        return f"{state.origin}.{told}" if state.origin else told
 
     @property
     def newest(self) -> dict[tuple[str, int], int]:
@@ -227,7 +237,11 @@ class Events:
     @property
     def paths(self) -> list[Path]:
         """Every file of every run."""
-        return [self.folder / "events" / name for run in self.manifest.runs for name in run.files]
+        return self.files(self.manifest.runs)
+
+    def files(self, of: Iterable[Run]) -> list[Path]:
+        """Every file of these runs."""
+        return [self.folder / "events" / name for run in of for name in run.files]
 
     @cached_property
     def cut(self) -> Cut:

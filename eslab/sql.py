@@ -24,11 +24,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from eslab import typed
 from eslab.asof import aggregate_macro
 from eslab.decode import EARLIEST_MS, LATEST_MS, json_path
 from eslab.durable import enough_disk
 from eslab.errors import LabError, QueryError
-from eslab.events import Events, manifest_name
+from eslab.events import Events, Run, manifest_name
 from eslab.mapping import read_mapping
 from eslab.model import Cut, Selection
 from eslab.quoting import identifier, literal
@@ -36,6 +37,7 @@ from eslab.segments import Log, reaches
 from eslab.transactions import Transactions
 
 __all__ = [
+    "HAPPENED",
     "ORDER",
     "as_of_names",
     "asking",
@@ -69,11 +71,15 @@ _TIMES = ("recorded_at", "happened_at", "order_at")
 _NUMBERS = {"partition_id": "integer", "incarnation": "integer", "record_offset": "bigint", "first": "boolean"}
 ORDER = "order_at, topic, partition_id, incarnation, record_offset"
 """The lab's total order."""
+HAPPENED = "coalesce(happened_at, recorded_at, order_at)"
+"""The time of an event by the clock of happenings."""
 
 
-def rows(events: Events, *, newest: bool = True, selection: Selection | None = None, under: Path | None = None) -> str:
-    """The sorted events as a SQL relation: what a selection holds; without one all of the newest incarnations, or of all."""
-    paths = events.paths
+def rows(
+    events: Events, *, newest: bool = True, selection: Selection | None = None, under: Path | None = None, of: Sequence[Run] | None = None
+) -> str:
+    """The sorted events as a SQL relation: what a selection holds; without one all of the newest incarnations, or of all. `of` keeps it to some runs."""
+    paths = events.paths if of is None else events.files(of)
     if not paths:
         names = ["aggregate", "aggregate_id", "first", "kind", "problem", *EVENT_COLUMNS]
         return (
@@ -84,7 +90,7 @@ def rows(events: Events, *, newest: bool = True, selection: Selection | None = N
     relation = f"read_parquet([{_files(paths, under)}])"
     if selection is not None and selection.happened_until is not None:
         until = literal(selection.happened_until.isoformat())
-        relation = f"(from {relation} where coalesce(happened_at, recorded_at, order_at) <= {until}::timestamptz)"
+        relation = f"(from {relation} where {HAPPENED} <= {until}::timestamptz)"
     if selection is not None and selection.cut != events.cut:
         return f"(from {relation} where {_before(selection.cut)})"
     lives = events.manifest.newest
@@ -157,7 +163,11 @@ def statements(events: Events, log: Log, *, selection: Selection | None = None, 
         aggregate_macro(macro, aggregate, source, ORDER, mapping.elements(aggregate))
         for aggregate, macro in as_of_names(events.manifest.aggregates).items()
     ]
-    out += [f"create view types.{identifier(names[one])} as {_typed(one, fields)}" for one, fields in sorted(events.manifest.types.items())]
+    parts = [(columns, rows(events, selection=selection, under=under, of=of)) for columns, of in typed.alike(events.manifest.runs)]
+    out += [
+        f"create view types.{identifier(names[one])} as {_typed(one, fields, parts or [((), source)])}"
+        for one, fields in sorted(events.manifest.types.items())
+    ]
     return out
 
 
@@ -228,30 +238,14 @@ _ENVELOPE = [
 ]
 
 
-def _typed(event_type: str, fields: dict[str, str]) -> str:
+def _typed(event_type: str, fields: Mapping[str, str], parts: Sequence[tuple[Sequence[typed.Stored], str]]) -> str:
+    """The events of one type; `parts` are the sorted events by the columns that stand on disk."""
     names = _distinct_names(fields, {name.lower() for name in _ENVELOPE})
-    columns = [*_ENVELOPE]
-    for field, kind in fields.items():
-        path = literal(json_path((field,)))
-        columns.append(f"{_fitting(f'data -> {path}' if kind in _WHOLE else f'data ->> {path}', kind)} as {identifier(names[field])}")
-    return f"select {', '.join(columns)} from main.events where event_type = {literal(event_type)}"
-
-
-_WHOLE = ("JSON", "NULL")
-"""Types of columns that are JSON as it stands."""
-
-
-def _fitting(text: str, kind: str) -> str:
-    """A value as this type, null where it does not fit: DuckDB's own casts make 2 of 1.5, and true of "yes"."""
-    if kind in (*_WHOLE, "VARCHAR"):
-        return text
-    if kind == "BOOLEAN":
-        return f"case {text} when 'true' then true when 'false' then false end"
-    cast = f"try_cast({text} as {kind})"
-    if kind == "DOUBLE":
-        return f"case when isfinite({cast}) then {cast} end"
-    digits = r"-?\d+" if kind == "BIGINT" else r"-?\d+(\.\d+)?"
-    return f"case when regexp_full_match({text}, '{digits}') then {cast} end"
+    return " union all ".join(
+        f"""select {", ".join([*_ENVELOPE, *(f"{typed.column(field, kind, columns)} as {identifier(names[field])}" for field, kind in fields.items())])}
+        from {source} where first and event_type = {literal(event_type)}"""
+        for columns, source in parts
+    )
 
 
 def _misfits(types: Mapping[str, Mapping[str, str]]) -> str:
@@ -259,13 +253,13 @@ def _misfits(types: Mapping[str, Mapping[str, str]]) -> str:
     by_kind: dict[str, list[str]] = {}
     for event_type, fields in sorted(types.items()):
         for field, kind in fields.items():
-            if kind not in (*_WHOLE, "VARCHAR"):
+            if kind not in ("JSON", "NULL", "VARCHAR"):
                 by_kind.setdefault(kind, []).append(f"({literal(event_type)}, {literal(field)}, {literal(json_path((field,)))})")
     parts = [
         f"""select held.event_type, learned.field, {literal(kind)} as column_type, count(*) as misfits,
             arg_min(topic || '/' || partition_id || '/' || record_offset, (order_at, topic, partition_id, record_offset)) as first_at
         from main.events as held join (values {", ".join(named)}) as learned(event_type, field, path) on held.event_type = learned.event_type
-        where data ->> learned.path is not null and {_fitting("(data ->> learned.path)", kind)} is null group by all"""
+        where data ->> learned.path is not null and {typed.fitting("(data ->> learned.path)", kind)} is null group by all"""
         for kind, named in sorted(by_kind.items())
     ]
     nothing = "select ''::varchar as event_type, ''::varchar as field, ''::varchar as column_type, 0::bigint as misfits, ''::varchar as first_at where false"
@@ -346,13 +340,19 @@ def query(events: Events, sql: str, parameters: dict[str, Any] | None = None) ->
         return con.execute(sql.format(rows=rows(events)), _bound(parameters or {})).fetchall()
 
 
-def undecodable(events: Events, selection: Selection) -> int:
-    """How many records in a selection could not be read as events. Free where it is all that is captured, or the lab has none; else one scan of two narrow columns."""
+def undecodable(events: Events, selection: Selection, *, of_none: bool = False) -> int:
+    """How many records in a selection could not be read as events; with `of_none`, those whose key names nothing they belong to.
+
+    Free where the lab has none, or all of what is captured are asked for; else one scan of two narrow columns.
+    """
     topics = events.manifest.topics
-    if events.holds_all(selection) or not any(counts.undecodable for counts in topics.values()):
+    if not any(counts.undecodable for counts in topics.values()) or (events.holds_all(selection) and not of_none):
         return sum(counts.undecodable for counts in topics.values())
+    belongs = " and aggregate = ''" if of_none else ""
     with contextlib.closing(engine()) as con:
-        found = con.execute(f"select count(*) from {rows(events, selection=selection)} where first and kind = 'undecodable'").fetchall()
+        found = con.execute(
+            f"select count(*) from {rows(events, selection=selection)} where first and kind = 'undecodable'{belongs}"
+        ).fetchall()
     return int(found[0][0])
 
 

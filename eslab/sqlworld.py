@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import duckdb
@@ -18,6 +19,7 @@ from eslab.projection import SqlProjection
 from eslab.quoting import identifier
 from eslab.segments import Log
 from eslab.sql import as_of_names, bounded, connect, one_line, rows, undecodable
+from eslab.tabular import as_world, asked, written
 from eslab.views import tables
 from eslab.wording import many
 
@@ -38,6 +40,7 @@ class SqlWorld:
     ) -> None:
         self.projection, self.selection, self.undecodable, self.partial = projection, selection, undecodable, partial
         self._table = table
+        self._connection: duckdb.DuckDBPyConnection | None = None
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -48,6 +51,20 @@ class SqlWorld:
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self._table.__arrow_c_stream__(requested_schema)
+
+    def reader(self) -> pa.RecordBatchReader:
+        """What `arrow` has, a batch at a time."""
+        return self._table.to_reader()
+
+    def to_parquet(self, path: str | Path) -> Path:
+        """Write what `arrow` has as a Parquet file and return its path. Whole or not at all; an older file is replaced."""
+        return written(path, self.reader())
+
+    def sql(self, query: str = "from world", **parameters: Any) -> duckdb.DuckDBPyRelation:
+        """Run SQL over `world`, which is this answer; `$name` takes a parameter. Returns DuckDB's relation. Raises `QueryError`."""
+        if self._connection is None:
+            self._connection = as_world(self.reader())
+        return asked(self._connection, query, parameters)
 
     def df(self) -> pd.DataFrame:
         """The answer as a DataFrame."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -12,16 +11,14 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from eslab.apart import WorldChanges, apart
-from eslab.durable import enough_disk
-from eslab.errors import LabError, ProjectionError, UnknownId
+from eslab.errors import ProjectionError, UnknownId
 from eslab.folding import Failure
 from eslab.keyed import Keeper, KeyedRows
 from eslab.model import Cut, Selection, pack_state, pack_states, unpack_state
 from eslab.projection import Projection
-from eslab.sql import engine, one_line
+from eslab.tabular import as_world, asked, written
 from eslab.views import tables
 from eslab.wording import many
 
@@ -124,33 +121,13 @@ class World(Mapping[str, Any]):
 
     def to_parquet(self, path: str | Path) -> Path:
         """Write what `arrow` has as a Parquet file and return its path. Whole or not at all, in flat memory; an older file is replaced."""
-        target = Path(path).expanduser().absolute()
-        if target.is_dir() or not target.parent.is_dir():
-            raise LabError(
-                f"{target} is {'a folder' if target.is_dir() else 'in no folder that exists'}; name a file to write, like orders.parquet"
-            )
-        temporary = target.with_name(f".{target.name}-{secrets.token_hex(4)}")
-        try:
-            with enough_disk(temporary), pq.ParquetWriter(temporary, _SHOWN, compression="zstd", compression_level=1) as writer:
-                for batch in self._batches():
-                    writer.write_batch(batch)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return target
+        return written(path, self.reader())
 
     def sql(self, query: str = "from world", **parameters: Any) -> duckdb.DuckDBPyRelation:
         """Run SQL over `world`: aggregate_id, version, state (JSON: `state ->> 'status'`); `$name` takes a parameter. Returns DuckDB's relation. Raises `QueryError`."""
         if self._connection is None:
-            con = engine()
-            con.register("states", self.reader())
-            con.execute("create table world as select aggregate_id, version, state::json as state from states")
-            con.unregister("states")
-            self._connection = con
-        try:
-            return self._connection.sql(query, params=parameters or None)
-        except duckdb.Error as exc:
-            raise one_line(exc, has="this world is the table world") from exc
+            self._connection = as_world(self.reader(), "aggregate_id, version, state::json as state")
+        return asked(self._connection, query, parameters)
 
     def diff(self, other: World) -> WorldChanges:
         """What is not the same in another world of the same keys: each key that changed, came or went from this one to that. Keys that failed in either are left out, and counted.

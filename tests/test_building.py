@@ -1,6 +1,8 @@
 """What the folder of the sorted events holds: the newest manifest's files, and older ones for as long as readers may hold them."""
 
+import math
 import os
+import random
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -10,6 +12,7 @@ import pytest
 
 from eslab import building, runs
 from eslab.errors import UnknownId
+from eslab.events import Run
 from eslab.lab import Lab
 from eslab.model import Record, dumps
 from eslab.sources.memory import MemorySource
@@ -88,6 +91,24 @@ def test_a_manifest_that_cannot_be_read_is_followed_by_a_new_one(lab, source, da
     assert newest.read_bytes() == damage
     snapshot(lab, source)
     assert len(lab.history("an", "1")) == 3
+
+
+@pytest.mark.parametrize("pattern", ["equal", "growing", "shrinking", "random"])
+def test_no_row_is_written_more_than_once_and_the_logarithm_of_the_snapshots_and_so_many_runs_live(pattern):
+    chance = random.Random(1)
+    sizes = {
+        "equal": [5] * 300,
+        "growing": range(1, 301),
+        "shrinking": range(300, 0, -1),
+        "random": [chance.randint(1, 900) for _ in range(300)],
+    }
+    live, written = [], 0
+    for count, size in enumerate(sizes[pattern], 1):
+        kept, merged, level = building._tiers(live)
+        rows = size + sum(run.rows for run in merged)
+        live, written = [*kept, Run(level, rows, [])], written + rows
+        assert len(live) <= 1 + math.log2(count)
+        assert written / sum(run.rows for run in live) <= 1 + math.log2(count)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc here to see it in")

@@ -207,6 +207,8 @@ def test_a_stranger_reads_the_events_and_a_bookmark(lab):
     cut = lab.bookmark("here", at=lab.cut("2026-01-01T00:02:00Z"))
     manifest = json.loads(max((lab.path / "events").glob("manifest-*.json")).read_bytes())
     tables = [pq.ParquetFile(lab.path / "events" / name).read() for run in manifest["runs"] for name in run["files"]]
+    typed = [run["typed"] for run in manifest["runs"] for _ in run["files"]]
+    assert [table.column_names[len(EVENTS) :] for table in tables] == [[f"typed_{at}" for at in range(len(one))] for one in typed]
     events = [row for table in tables for row in table.to_pylist() if row["first"]]
     held = {(*life, row["offset"]): row for life, rows in read_log(lab.path / "log").items() for row in rows}
     assert {(row["topic"], row["partition_id"], row["incarnation"], row["record_offset"]) for row in events} == held.keys()

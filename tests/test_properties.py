@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from logs import TORTURE, Log, all_differences, captured, few, logs, made, new_lab, snapshot
 from oracle import Oracle
 
-from eslab.events import Events, newest_manifest
+from eslab.events import EVENTS, Events, newest_manifest
 from eslab.lab import Lab
 from eslab.model import Coordinates, Cut
 from eslab.runs import KEY
@@ -65,7 +65,7 @@ def event_rows(lab: Lab) -> pa.Table:
     """Every row of the sorted events, read without eslab's own merge."""
     manifest = newest_manifest(lab.path)
     assert manifest is not None
-    rows = pa.concat_tables([pq.read_table(path) for path in Events(lab.path, manifest).paths])
+    rows = pa.concat_tables([pq.read_table(path, columns=EVENTS.names) for path in Events(lab.path, manifest).paths])
     return rows.sort_by([(name, "ascending") for name in KEY]).combine_chunks()
 
 
@@ -75,7 +75,7 @@ def what_the_manifest_says(lab: Lab) -> dict[str, Any]:
     for counts in manifest.topics.values():
         counts.bytes = 0  # what the values took in memory: a bit or two more where they came in more parts
     for state in manifest.lives:
-        state.segments = {}  # the parts themselves
+        state.segments, state.origin = {}, ""  # the parts themselves; each source in memory is another
     told = {name: getattr(manifest, name) for name in ("lives", "topics", "aggregates", "types")}
     return told | {"fingerprints": manifest.fingerprints({state.life: state.next for state in manifest.lives})}
 

@@ -94,7 +94,7 @@ def test_whole_numbers_are_of_one_type_whatever_their_signs_and_in_however_many_
 
 
 def test_a_value_that_does_not_fit_its_column_is_null_there_counted_and_whole_in_data(monkeypatch):
-    monkeypatch.setattr("eslab.building.TYPE_SAMPLE", 1)  # columns are learned from a sample: what comes later may not fit
+    monkeypatch.setattr("eslab.typed.SAMPLE", 1)  # columns are learned from a sample: what comes later may not fit
     learned = {"anId": "a", "n": 1, "flag": True, "ratio": 0.5, "text": "t", "any": [1], "none": None}
     odd = [
         {"n": 1.5, "flag": 1, "ratio": "NaN"},
@@ -217,9 +217,9 @@ def test_columns_are_the_same_in_an_empty_lab(tmp_path, toy):
 
 
 def test_lab_duckdb_answers_alike_from_within_the_folder(toy):
-    code = "import duckdb; print(duckdb.connect('lab.duckdb', read_only=True).sql('select count(*) from history').fetchall())"
+    code = "import duckdb; print(duckdb.connect('lab.duckdb', read_only=True).sql('select count(*), (select sum(n) from types.\"OrderCreated\") from history').fetchall())"
     told = subprocess.run([sys.executable, "-c", code], cwd=toy.path, capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[(5,)]"
+    assert told.stdout.strip() == "[(5, 3)]"
 
 
 def test_an_export_is_one_file_that_needs_no_lab(toy, tmp_path):

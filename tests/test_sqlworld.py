@@ -8,6 +8,8 @@ from pathlib import Path
 
 import duckdb
 import pandas as pd
+import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,13 +106,18 @@ def test_the_comparison_finds_a_planted_bug(tmp_path, monkeypatch, right, wrong)
     assert any(difference for seed in range(5) for difference in sql_differences(lab, Oracle(lab.path), random.Random(seed)))
 
 
-def test_the_answer_is_a_table_that_says_what_it_is_of(toy):
+def test_the_answer_is_a_table_that_says_what_it_is_of(toy, tmp_path):
     revenue = SqlProjection("revenue", "select sum((data ->> 'total')::int) as total, max(order_at) as last from events", version=2)
     world = toy.replay(revenue, at="2026-01-01 10:00:05")
     assert world.arrow()["total"].to_pylist() == [0 + 1 + 2 + 3 + 4 + 5]
     assert world.df()["total"][0] == 15
     assert str(world.df()["last"].dt.tz) == "Europe/Berlin"
     assert duckdb.sql("select total from world").fetchall() == [(15,)]
+    assert world.sql("select total + $more from world", more=1).fetchall() == world.sql("select total + 1 from world").fetchall() == [(16,)]
+    with pytest.raises(QueryError, match="this world is the table world"):
+        world.sql("from events")
+    assert pq.read_table(world.to_parquet(tmp_path / "revenue.parquet")).equals(world.arrow())
+    assert pl.DataFrame(world.reader())["total"].to_list() == [15]
     assert repr(world) == "<revenue v2 in SQL: 1 row, recorded until 2026-01-01 10:00:05 CET>"
     assert "<table" in world._repr_html_()
     assert "1 undecodable record in range" in repr(toy.replay(revenue))
