@@ -162,8 +162,17 @@ def apply(projection: Projection, state: Any, event: Event) -> tuple[Any, str | 
         if event.type is TOMBSTONE:
             return projection.initial(), "tombstone"
         return state, "ignored" if projection.ignores(event.type) else "unhandled"
-    after = handler(state, event)
+    try:
+        after = handler(state, event)
+    except KeyboardInterrupt as exc:
+        _say_where(exc, projection, event)
+        raise
     return (after, None) if after is not None else _nothing_returned(handler, event)
+
+
+def _say_where(exc: KeyboardInterrupt, projection: Projection, event: Event) -> None:
+    """Let Ctrl-C in a handler say which key and event that was at."""
+    exc.args = (visible(f"{projection.name} was at {event.aggregate} {event.aggregate_id}, {_named(event)}"),)
 
 
 def _nothing_returned(handler: Handler, event: Event) -> NoReturn:
@@ -226,6 +235,10 @@ class Fold:
         # An event is drawn before its handler, which may change in between: see `_blocks`
         return zip(map(Event, repeat(rows), range(len(rows)), _spread(types, codes), data), handlers, strict=True)
 
+    def step(self, event: Event) -> Step:
+        """One event by itself, with the function that folds it."""
+        return event, self._handler(event.type if _readable(event) else None, ends=True)
+
     def run(self, steps: Iterable[Step]) -> None:
         """Fold these steps of the key, and draw them all, even where one fails."""
         if self.failure is None:
@@ -242,7 +255,7 @@ class Fold:
                 self.fail(event, f"{type(exc).__name__}: {exc}")
             except KeyboardInterrupt as exc:
                 if event is not None:
-                    exc.args = (visible(f"{self._projection.name} was at {event.aggregate} {event.aggregate_id}, {_named(event)}"),)
+                    _say_where(exc, self._projection, event)
                 raise
             self.state = state
         if self.failure is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, overload
 
 import pandas as pd
@@ -20,6 +21,7 @@ from eslab.folding import FOLD_COLUMNS, Rows
 from eslab.model import EACH, MISSING, Coordinates, Cut, Event, Path, Selection, format_path, pack_state, parse_path, value_at
 from eslab.moments import Moment, Moments
 from eslab.projection import Projection
+from eslab.sql import undecodable
 from eslab.stepping import Folded
 from eslab.steps import State, Step
 from eslab.tape import Tape
@@ -59,12 +61,17 @@ class History(Sequence[Step]):
     ) -> None:
         """`rows` are the events of the history, where they are not those that the selection holds."""
         self.aggregate, self.aggregate_id, self.projection, self.selection = aggregate, aggregate_id, projection, selection
-        self._clock = clock
+        self._events, self._clock = events, clock
         found = keying.lookup(events, projection, aggregate_id, COLUMNS, selection) if rows is None else rows
         self._tape = Tape(Rows(found), projection)
         self._moments = Moments(self._name, events, self._tape, selection, clock)
         self._causes: list[Cause] | None = None
         self.partial = _partial(events, self._tape.rows, selection.cut)
+
+    @cached_property
+    def unread(self) -> int:
+        """How many records there are in its range that could not be read, and whose key names nothing they belong to: some may be its own."""
+        return undecodable(self._events, self.selection, of_none=True)
 
     def __len__(self) -> int:
         return len(self._tape)
@@ -281,7 +288,7 @@ class History(Sequence[Step]):
         if limit < 1:
             raise MomentError(f"limit={limit} shows no step; give 1 or more")
         first, last = self._window(at, limit)
-        notes = [f"partial: {self.partial}"] if self.partial else []
+        notes = [one for one in (f"partial: {self.partial}" if self.partial else "", self._unread) if one]
         if last - first < len(self):
             notes.append(f"only steps {first + 1:,} to {last:,} of {len(self):,} are shown; .step(limit={len(self)}) shows all")
         script = stepping.write(
@@ -318,7 +325,11 @@ class History(Sequence[Step]):
             return f"no steps in {self.selection.cut.label or 'this selection'}"
         first, last = (self._clock.show(self._tape.events[at].order_at) for at in (0, -1))
         said = f"{len(self)} step{'s' * (len(self) != 1)}, {first} to {last}, {self.projection.name} v{self.projection.version}"
-        return said + (f", partial: {self.partial}" if self.partial else "")
+        return ", ".join(one for one in (said, f"partial: {self.partial}" if self.partial else "", self._unread) if one)
+
+    @property
+    def _unread(self) -> str:
+        return f"{many(self.unread, 'undecodable record')} of no key in range" if self.unread else ""
 
     def _repr_html_(self) -> str:
         steps = self[: SHOWN // 2] + self[-SHOWN // 2 :] if len(self) > SHOWN else self[:]

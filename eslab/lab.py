@@ -464,24 +464,27 @@ class Lab:
         start: str | dt.datetime | None = None,
         stop: str | dt.datetime | None = None,
         ended: bool = False,
+        clock: str = "recorded",
         progress: bool = True,
     ) -> Timeline:
         """`measure(state)`, a number or None, of every key, summed over time: `.chart()`, `.df()`. One pass over the events; each point is what a replay until then would sum up to.
 
         A point per "5s", "1m", "1d" (default: 2,000 points or less), from `start` to `stop`. `agg`: sum, mean, min, max, count, or a function of the numbers of all keys. A key counts until it ends or fails.
+        `clock="happened"` takes the time in the payloads for that of the events.
         """
-        events, clock = self._now(), self._clock()
-        todo = replay.plan(events, self._folded(projection), self._selection(events, None), ended=ended)
+        events, zoned = self._now(), self._clock()
+        todo = replay.plan(events, self._folded(projection), self._selection(events, None, clock), ended=ended)
         with Bar(f"measuring {todo.projection.name}", todo.rows, unit="steps", shown=progress) as bar:
             return open_timeline(
                 todo,
                 measure,
                 agg=agg,
                 every=every,
-                start=_read(clock, start),
-                stop=_read(clock, stop),
+                start=_read(zoned, start),
+                stop=_read(zoned, stop),
                 span=span(events.manifest),
-                clock=clock,
+                clock=zoned,
+                by=clock,
                 on_rows=bar.count,
             )
 

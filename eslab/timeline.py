@@ -1,4 +1,7 @@
-"""A number of every key's state, over time: one pass over the events, the same numbers as a replay at each point."""
+"""A number of every key's state, over time: one pass over the events, the same numbers as a replay at each point.
+
+By the clock of happenings, a key whose events came in another order than they happened in is folded again from its beginning for each point that a late one moves.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import math
 import numbers
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,10 +21,13 @@ import pyarrow.compute as pc
 from eslab import buckets
 from eslab.cuts import Clock
 from eslab.errors import MomentError, ProjectionError
-from eslab.folding import Failure, Fold, Rows
+from eslab.events import Events
+from eslab.folding import Failure, Fold, Rows, events_of, stretches
+from eslab.model import Event
 from eslab.replay import ReplayPlan, may_miss, slices
+from eslab.sql import HAPPENED, query, undecodable
 from eslab.views import tables
-from eslab.wording import Length, read_length
+from eslab.wording import Length, many, read_length
 
 if TYPE_CHECKING:
     from eslab.views.charts import Drawn
@@ -91,12 +97,13 @@ def open_timeline(
     stop: dt.datetime | None,
     span: tuple[dt.datetime, dt.datetime] | None,
     clock: Clock,
+    by: str = "recorded",
     on_rows: Callable[[int], None] = lambda count: None,
 ) -> Timeline:
-    """Fold every event once, and measure each key where a point lies between two of its events.
+    """Fold every event once, and measure each key where a point lies between two of its events. `by` the time in the payloads ("happened"), keys with late events are folded more often.
 
-    `span`: the first and the last order_at there is. Memory: 24 bytes for each change of a key's measure between two points. Raises `ProjectionError` for a measure that fails or is no
-    number, `MomentError` for a width that is none.
+    `span`: the first and the last order_at there is. Memory: 24 bytes for each change of a key's measure between two points; by the time in the payloads, the rows of one key too. Raises
+    `ProjectionError` for a measure that fails or is no number, `MomentError` for a width that is none.
     """
     if not callable(measure):
         raise ProjectionError(
@@ -107,6 +114,8 @@ def open_timeline(
     if start is not None and stop is not None and stop <= start:
         raise MomentError(f"stop= ({clock.show(stop)}) must lie after start= ({clock.show(start)})")
     width = None if every is None else read_length(every, name="every")
+    if by == "happened" and (start is None or stop is None):
+        span = _happenings(todo.events)
     low, high = (None if told is None else buckets.micros(told) for told in (start or (span and span[0]), stop or (span and span[1])))
     name = getattr(measure, "__name__", "measure").replace("<lambda>", "measure")
     name = f"{agg if isinstance(agg, str) else getattr(agg, '__name__', 'agg')} of {name} of {todo.projection.name}"
@@ -114,15 +123,24 @@ def open_timeline(
         return Timeline(_table(np.empty(0, np.int64), [], np.empty(0), clock), name, width or buckets.choose(0, POINTS), clock, (), ())
     width = width or buckets.choose(high - low, POINTS)
     points = buckets.edges(low, max(low, high), width, clock.zone)
-    changes = _Changes(todo, measure, points)
+    changes = _Happened(todo, measure, points) if by == "happened" else _Changes(todo, measure, points)
     for part in slices(todo):
         changes.take(Rows(part))
         changes.partial |= may_miss(todo, part)
         on_rows(part.table.num_rows)
+    changes.end_key()
     values, keys = changes.over_time(agg)
+    unread = undecodable(todo.events, todo.selection)
     notes = [f"{len(changes.failed):,} keys failed, and count until then"] if changes.failed else []
     notes += [f"{len(changes.partial):,} keys are partial: events of theirs may be missing"] if changes.partial else []
+    notes += [f"{many(unread, 'undecodable record')} in range"] if unread else []
     return Timeline(_table(points, values, keys, clock), name, width, clock, changes.failed, tuple(notes))
+
+
+def _happenings(events: Events) -> tuple[dt.datetime, dt.datetime] | None:
+    """When the first and the last of all events happened; None where there are none."""
+    ((first, last),) = query(events, f"select min({HAPPENED}), max({HAPPENED}) from {{rows}} where first")
+    return None if first is None else (first, last)
 
 
 class _Changes:
@@ -158,11 +176,19 @@ class _Changes:
         if not len(rows):
             return
         ids = rows.column("aggregate_id").combine_chunks()
-        points = np.searchsorted(self._points, rows.column("order_at").cast(pa.int64()).to_numpy(), side="left")
+        points = self._points_of(rows)
         moved = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False) | (np.diff(points) != 0)
         starts = np.concatenate([[0], np.flatnonzero(moved) + 1])
         counts = np.diff(starts, append=len(rows))
         yield from zip(ids.take(pa.array(starts)).to_pylist(), points[starts].tolist(), counts.tolist(), strict=True)
+
+    def _points_of(self, rows: Rows) -> np.ndarray:
+        """For each row the first point that counts it."""
+        found: np.ndarray = np.searchsorted(self._points, rows.column("order_at").cast(pa.int64()).to_numpy(), side="left")
+        return found
+
+    def end_key(self) -> None:
+        """No more of the last key comes."""
 
     def _measured(self, key: str) -> float:
         """The measure of the state that the fold is at; NaN for none."""
@@ -219,6 +245,54 @@ class _Changes:
             now[of[changed]] = values[changed]
             held = now[~np.isnan(now)]
             yield float(function(held)) if len(held) else None
+
+
+class _Happened(_Changes):
+    """The same by the time in the payloads: of a key, each point counts what had happened by then, in the lab's order."""
+
+    def __init__(self, todo: ReplayPlan, measure: Measure, points: np.ndarray) -> None:
+        super().__init__(todo, measure, points)
+        self._held: list[tuple[int, Rows, int, Any]] = []
+
+    def take(self, rows: Rows) -> None:
+        """Hold the rows of a key until all of them are there."""
+        points, told = self._points_of(rows).tolist(), events_of(rows)
+        held = [(point, rows, row, event.type) for row, (point, event) in enumerate(zip(points, told, strict=True))]
+        at = 0
+        for key, count in stretches(rows):
+            if key != self._key:
+                self.end_key()
+                self._key, self._last = key, math.nan
+                self._number += 1
+            self._held += held[at : at + count]
+            at += count
+
+    def end_key(self) -> None:
+        """Fold the key that was held, point by point: on from where it stands, or from its beginning where something came in between."""
+        key, held, fold = self._key, self._held, self._fold
+        self._held = []
+        if key is None:
+            return
+        fold.begin()
+        places = sorted(range(len(held)), key=lambda place: held[place][0])
+        reached, done = -1, 0
+        for point, group in groupby(places, key=lambda place: held[place][0]):
+            new = list(group)
+            done += len(new)
+            if new[0] < reached:
+                new = sorted(places[:done])
+                fold.begin()
+            reached = new[-1]
+            fold.run(fold.step(Event.undecoded(*held[place][1:])) for place in new)
+            if point < len(self._points):
+                self._note(point, self._measured(key))
+        if fold.failure is not None:
+            self.failed.append(fold.failure)
+
+    def _points_of(self, rows: Rows) -> np.ndarray:
+        happened = pc.coalesce(rows.column("happened_at"), rows.column("recorded_at"), rows.column("order_at"))
+        found: np.ndarray = np.searchsorted(self._points, happened.cast(pa.int64()).to_numpy(), side="left")
+        return found
 
 
 def _plain(values: np.ndarray) -> list[Any]:

@@ -418,11 +418,11 @@ def moment_differences(lab: Lab, oracle: Oracle, event: Event, key: Key) -> Iter
 
 
 def world_differences(
-    lab: Lab, oracle: Oracle, aggregate: str, at: Any = None, held: Callable[[Event], bool] = lambda event: True
+    lab: Lab, oracle: Oracle, aggregate: str, at: Any = None, held: Callable[[Event], bool] = lambda event: True, executor: Any = None
 ) -> Iterator[str]:
     """Where a replay is not the oracle's world, with and without the ended keys."""
     for ended in (False, True):
-        world = lab.replay(aggregate, at=at, ended=ended, progress=False)
+        world = lab.replay(aggregate, at=at, ended=ended, executor=executor, progress=False)
         found = {row["aggregate_id"]: (row["version"], canonical(state_of(row["state"]))) for row in world.arrow().to_pylist()}
         wanted = {
             identity: (version, canonical(state)) for identity, (version, state) in oracle.world(aggregate, held, ended=ended).items()

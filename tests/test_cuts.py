@@ -2,6 +2,7 @@
 
 import datetime as dt
 import random
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -366,6 +367,23 @@ def test_a_cut_of_another_lab_is_one_clear_sentence_wherever_it_is_used(lab, tmp
         Cut.from_json('{"offsets": 1}')
 
 
+def test_a_cut_of_a_topic_of_the_same_name_elsewhere_is_told_apart_by_its_id_and_a_copy_of_the_lab_takes_it(lab, tmp_path, said):
+    records = [order(at % 3, at, total=at) for at in range(30)]
+    other = Lab(tmp_path / "staging", tz="Europe/Berlin", say=lambda text: None)
+    other.snapshot(MemorySource(records), progress=False)
+    for cut in (other.cut("12:00:10"), Cut.from_json(other.cut("12:00:10").to_json()), lab.cut() & other.cut("12:00:10")):
+        with pytest.raises(MomentError, match="from another lab: orders there is another topic of that name"):
+            lab.replay("order", at=cut, progress=False)
+    shutil.copytree(other.path, tmp_path / "copy")
+    again = Lab(tmp_path / "copy", tz="Europe/Berlin", say=said.append)
+    assert len(again.replay("order", at=other.cut("12:00:10"), progress=False)) == 3
+    unknown = Cut(
+        other.cut("12:00:10").offsets, store={life: told.rpartition(".")[2] for life, told in other.cut("12:00:10").store.items()}
+    )
+    assert len(lab.replay("order", at=unknown, progress=False)) == 3, "of a source that gives no ids"
+    assert said == []
+
+
 def test_a_cut_gives_the_same_answer_when_more_is_captured_and_nothing_is_said(lab, said):
     cut = lab.cut("12:00:10")
     before = dict(lab.replay("order", at=cut, progress=False))
@@ -433,6 +451,24 @@ def test_what_had_happened_is_asked_of_all_that_is_captured_or_of_a_cut(tmp_path
         lab.replay("an", at=lab.cut(), cut=lab.cut())
 
 
+def test_an_event_that_says_no_time_happened_when_it_was_recorded_and_not_where_it_stands(tmp_path):
+    def told(at):
+        return Record(topic="t", key=b"1", timestamp_ms=NOON + at * 1000, value=dumps({"eventType": "T", "data": {"anId": "1", "n": at}}))
+
+    lab = Lab(tmp_path / "lab", tz="Europe/Berlin", say=lambda text: None)
+    lab.snapshot(MemorySource([told(0), told(50), told(10)]), progress=False)
+    asked = {"at": "12:00:20", "clock": "happened"}
+    assert [step.after["n"] for step in lab.history("an", "1", **asked)] == [0, 10]
+    assert lab.replay("an", progress=False, **asked)["1"]["n"] == 10
+    assert lab.replay(SqlProjection("n", "select count(*) as n from events"), **asked).arrow()["n"].to_pylist() == [2]
+    assert lab.timeline("an", measure=lambda state: state["n"], every="20s", clock="happened", progress=False).df()["value"].tolist() == [
+        0,
+        10,
+        10,
+        10,
+    ]
+
+
 @few(10)
 @given(logs(), SEEDS)
 def test_what_had_happened_within_a_cut_is_the_oracles(log, seed):
@@ -461,6 +497,8 @@ def test_a_world_says_how_many_records_in_its_range_could_not_be_read(lab):
     lab.snapshot(MemorySource(broken), progress=False)
     assert "1 undecodable record in range" in repr(lab.replay("order", at="12:00:10", progress=False))
     assert lab.replay("order", progress=False).undecodable == 2
+    assert "1 undecodable record of no key in range" in repr(lab.history("order", "o1", at="12:00:10"))
+    assert "2 undecodable records of no key in range" in lab.history("order", "o1")._repr_html_()
     assert lab.compare("order", "order", progress=False).undecodable == 2
     assert "2 undecodable records in range" in repr(lab.compare("order", "order", progress=False))
 

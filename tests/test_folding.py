@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import math
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import duckdb
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eslab import events, play, runs
+from eslab import events, keyed, play, runs, world
 from eslab.errors import ProjectionError
 from eslab.model import TOMBSTONE, Record, pack_state, pack_states, unpack_state
 from eslab.projection import Projection
@@ -136,6 +138,33 @@ def test_ctrl_c_in_a_handler_says_which_key_and_event_it_was_at(sums):
     sums.on("Added")(forever)
     with pytest.raises(KeyboardInterrupt, match=r"sums was at cart c7, event c7-7 \(events/0/7, Added\)"):
         lab.replay(sums, progress=False)
+    for ask in (lambda: lab.history("cart", "c7", projection=sums).at(), lambda: lab.compare(sums, "cart", progress=False)):
+        with pytest.raises(KeyboardInterrupt, match=r"sums was at cart c7, event c7-7"):
+            ask()
+
+
+@pytest.mark.parametrize("pool", [None, ThreadPoolExecutor])
+def test_a_replay_that_is_cancelled_leaves_nothing_behind(sums, tmp_path, monkeypatch, pool):
+    lab = play([added(f"c{number:02d}", number, number) for number in range(60)])
+    monkeypatch.setattr(keyed, "IN_MEMORY", 10)
+    monkeypatch.setattr(world, "TOGETHER", 2)
+    monkeypatch.setattr(keyed, "BATCH", 2)
+    monkeypatch.setattr(keyed.tempfile, "tempdir", str(tmp_path))
+    seen = []
+
+    def pressed(state, event):
+        seen.extend(tmp_path.glob("eslab-*/rows.arrow"))
+        if event.data["n"] == 50:
+            raise KeyboardInterrupt
+        return state
+
+    sums.on("Added")(pressed)
+    with contextlib.ExitStack() as stack:
+        executor = None if pool is None else stack.enter_context(pool(1))
+        with pytest.raises(KeyboardInterrupt, match="sums was at cart c50"):
+            lab.replay(sums, executor=executor, progress=False)
+    assert seen, "there was something to leave behind"
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- how much is read -----------------------------------------------------------------------------

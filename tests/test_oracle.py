@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,7 +16,7 @@ import pytest
 from logs import BASE_MS, all_differences, made, new_lab, snapshot
 from oracle import Oracle, canonical
 
-from eslab import building, decode, events, folding, ordering, replay, runs, tape
+from eslab import building, decode, events, folding, moments, ordering, replay, runs, tape, world
 from eslab.lab import Lab
 from eslab.model import Coordinates, Record, dumps
 from eslab.play import play
@@ -143,6 +144,19 @@ def carry_a_state_into_the_next_key(monkeypatch):
     monkeypatch.setattr(replay.Folding, "_end_key", end_key)
 
 
+def take_a_time_in_a_history_for_exclusive(monkeypatch):
+    monkeypatch.setattr(moments, "bisect_right", bisect_left)
+
+
+def take_tombstones_for_what_cannot_be_read(monkeypatch):
+    monkeypatch.setattr(folding, "UNDECODABLE", decode.TOMBSTONE_KIND)
+
+
+def pack_states_in_another_order(monkeypatch):
+    intact = world.pack_states
+    monkeypatch.setattr(world, "pack_states", lambda states: intact(states)[::-1])
+
+
 PLANTED = [
     lose_the_row_at_a_boundary,
     take_the_high_bound_for_inclusive,
@@ -158,6 +172,9 @@ PLANTED = [
     let_tombstones_belong_to_nobody,
     keep_a_state_one_step_too_early,
     carry_a_state_into_the_next_key,
+    take_a_time_in_a_history_for_exclusive,
+    take_tombstones_for_what_cannot_be_read,
+    pack_states_in_another_order,
 ]
 
 

@@ -273,6 +273,8 @@ def test_a_partial_history_says_so(lab):
     history = lab.history("order", "o1")
     history.partial = "events[0] lacks 3 offsets in 0–2 (retention)"
     assert read(history.step()._steps.lines)[0]["notes"] == ["partial: events[0] lacks 3 offsets in 0–2 (retention)"]
+    history.unread = 2
+    assert read(history.step()._steps.lines)[0]["notes"][1:] == ["2 undecodable records of no key in range"]
 
 
 # --- what one may ask it

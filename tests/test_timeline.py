@@ -13,7 +13,7 @@ import pytest
 
 from eslab import events, play, runs, timeline
 from eslab.errors import MomentError, ProjectionError, UnknownId
-from eslab.model import Record
+from eslab.model import Event, Record, dumps
 from eslab.projection import Projection
 
 BASE = dt.datetime(2026, 3, 12, 9, tzinfo=dt.UTC)
@@ -147,6 +147,101 @@ def test_a_chart_has_a_mark_for_each_point_and_names_what_it_shows(lab, open_amo
     nothing = lab.timeline(open_amounts, measure=lambda state: None, every="1m", agg="min", progress=False)
     assert nothing.df()["value"].isna().all()
     nothing.chart().to_dict()
+
+
+# --- by the time in the payloads ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def late():
+    """Events that arrive up to ten minutes after they happened, or say nothing of it; some end their key, one cannot be read."""
+    chance = random.Random(6)
+    told: list[Any] = [Record(topic="events", key=b"o01", value=b"{", timestamp_ms=int(BASE.timestamp() * 1000))]
+    for number in range(300):
+        at = BASE + dt.timedelta(seconds=number * 4)
+        order = f"o{chance.randint(0, 20):02d}"
+        payload: dict[str, Any] = {"eventType": chance.choice(["Placed", "Paid", "Failed" if number > 270 else "Paid"])}
+        if chance.random() < 0.9:
+            payload["timestamp"] = (at - dt.timedelta(seconds=chance.choice([0, 0, 0, 40, 200, 600]))).isoformat()
+        value = None if chance.random() < 0.03 else dumps({**payload, "data": {"orderId": order, "amount": chance.randint(1, 50)}})
+        told.append(Record(topic="events", key=order.encode(), value=value, timestamp_ms=int(at.timestamp() * 1000)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "ROW_GROUP", 16)
+        return play(told, tz="UTC")
+
+
+@pytest.fixture
+def folded_in_order(monkeypatch):
+    """What it comes to depends on the order of the events, and each handler changes what it was given."""
+    monkeypatch.setattr(events, "SCAN_ROWS", 16)
+    made = Projection("mixed", aggregate="order", initial={"open": 1})
+
+    @made.on("Placed", "Paid")
+    def mixed(state: Any, event: Any) -> Any:
+        event.data["amount"] += 1
+        state["open"] = (state["open"] * 3 + event.data["amount"]) % 97
+        return state
+
+    made.on("Failed")(lambda state, event: 1 // 0 if state["open"] % 2 else state)
+    return made
+
+
+def differing_by_happenings(lab: Any, projection: Projection, *, ended: bool = False) -> list[Any]:
+    found = []
+    for row in lab.timeline(projection, measure=owed, every="4m", ended=ended, clock="happened", progress=False).arrow().to_pylist():
+        world = lab.replay(projection, at=row["time"], ended=ended, clock="happened", progress=False)
+        held = [value for state in world.values() if (value := owed(state)) is not None]
+        if (row["value"], row["keys"]) != (sum(held), len(held)):
+            found.append((row, sum(held), len(held)))
+    return found
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_by_the_clock_of_happenings_every_point_is_what_a_replay_by_it_comes_to(late, folded_in_order, ended):
+    assert differing_by_happenings(late, folded_in_order, ended=ended) == []
+    seen = late.timeline(folded_in_order, measure=owed, every="4m", ended=ended, clock="happened", progress=False)
+    assert len(seen) > 5
+    assert seen.failed == late.replay(folded_in_order, progress=False).failed
+    assert "1 undecodable record in range" in repr(seen)
+    by_record = late.timeline(folded_in_order, measure=owed, every="4m", ended=ended, progress=False).df()["value"]
+    assert (by_record != seen.df()["value"].reindex(by_record.index)).any()
+    with pytest.raises(MomentError, match="clock="):
+        late.timeline(folded_in_order, measure=owed, clock="both")
+
+
+def test_only_keys_with_late_events_are_folded_more_than_once(lab, late):
+    calls: Counter[str] = Counter()
+    counting = Projection("counting", aggregate="order", evolve=lambda state, event: calls.update([event.aggregate_id]) or {"n": 1})
+    asked = {"measure": lambda state: 1, "every": "1m", "clock": "happened", "progress": False}
+    lab.timeline(counting, **asked)
+    assert calls == dict(lab.sql("select aggregate_id, count(*) from history where event_type is not null group by all").fetchall())
+    calls.clear()
+    late.timeline(counting, **asked)
+    assert calls.total() > late.sql("select count(*) from history where event_type is not null").fetchall()[0][0]
+
+
+def fold_only_what_is_new(monkeypatch):
+    monkeypatch.setattr(timeline, "sorted", lambda places, key=None: sorted(places, key=key) if key else list(places)[-1:], raising=False)
+
+
+def take_the_time_of_the_record(monkeypatch):
+    monkeypatch.setattr(timeline._Happened, "_points_of", timeline._Changes._points_of)
+
+
+def keep_the_data_that_a_handler_changed(monkeypatch):
+    kept: dict[Any, Any] = {}
+    intact = Event.undecoded
+    monkeypatch.setattr(
+        timeline, "Event", type("Kept", (), {"undecoded": staticmethod(lambda *of: kept.setdefault((id(of[0]), of[1]), intact(*of)))})
+    )
+
+
+@pytest.mark.parametrize(
+    "plant", [fold_only_what_is_new, take_the_time_of_the_record, keep_the_data_that_a_handler_changed], ids=lambda plant: plant.__name__
+)
+def test_a_bug_planted_in_the_clock_of_happenings_is_seen(late, folded_in_order, monkeypatch, plant):
+    plant(monkeypatch)
+    assert differing_by_happenings(late, folded_in_order)
 
 
 def forget_what_was_before(monkeypatch):

@@ -13,7 +13,7 @@ from logs import captured, few, logs, state_of
 from oracle import Oracle, canonical
 
 import eslab
-from eslab import Coordinates, Cut, Lab, Projection, freezing, upcasters
+from eslab import Coordinates, Cut, Lab, Projection, dispatch, freezing, runs, upcasters
 from eslab.errors import ProjectionError
 
 
@@ -269,11 +269,11 @@ def trail(events):
     return state
 
 
-def upcast_differences(lab, oracle, chance):
+def upcast_differences(lab, oracle, chance, executor=None):
     declared(lab)
     one = chance.choice(oracle.log)
     cut, held = lab.cut(event_id=Coordinates(*one.life, one.offset)), oracle.until_event(one)
-    world = lab.replay(TRAIL, at=cut, ended=True, progress=False)
+    world = lab.replay(TRAIL, at=cut, ended=True, executor=executor, progress=False)
     found = {row["aggregate_id"]: canonical(state_of(row["state"])) for row in world.arrow().to_pylist()}
     wanted = {key[1]: canonical(trail(chosen)) for key in oracle.keys if key[0] == "order" and (chosen := oracle.history(key, held))}
     if found != wanted:
@@ -292,9 +292,11 @@ def upcast_differences(lab, oracle, chance):
 @few(12)
 @given(logs(), st.integers(0, 2**32))
 def test_what_handlers_see_through_upcasters_is_what_a_loop_makes_of_the_log(log, seed):
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "ROW_GROUP", 4)
+        patch.setattr(dispatch, "SMALLEST", 4)
         lab = captured(Path(folder) / "lab", log)
-        assert list(upcast_differences(lab, Oracle(lab.path), random.Random(seed))) == []
+        assert list(upcast_differences(lab, Oracle(lab.path), random.Random(seed), pool if seed % 2 else None)) == []
 
 
 @pytest.mark.parametrize("bug", ["forgets the last step", "reads the version as it was written"])
