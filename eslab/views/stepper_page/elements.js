@@ -31,11 +31,20 @@ const badge = (mark) => h("span", { class: "es-mark", "data-mark": mark, title: 
 const button = (text, attributes, name = "es-button") => h("button", { type: "button", class: name, ...attributes }, text);
 const removal = (what, onclick) => button("×", { "aria-label": visible(`Remove ${what}`), title: "remove", onclick }, "es-remove");
 
+/** Why an event has no type; null if it has one. */
+function whyUntyped({ type, marks }) {
+  if (type !== null) return null;
+  return marks.includes("undecodable") ? "(undecodable)" : "(tombstone)";
+}
+
 /** An event's type, or why it has none. */
 function typeOf(head, name = "") {
-  if (head.type !== null) return bdi(head.type, name);
-  return h("em", { class: name }, head.marks.includes("undecodable") ? "(undecodable)" : "(tombstone)");
+  const untyped = whyUntyped(head);
+  return untyped === null ? bdi(head.type, name) : h("em", { class: name }, untyped);
 }
+
+/** Change a text node where it differs: to lay out is what takes time. */
+const say = (node, text) => { if (node.data !== text) node.data = text; };
 
 /** When an event was recorded, without what every step has in common: the zone, and the day if it is the same all along. */
 function clockOf(book) {

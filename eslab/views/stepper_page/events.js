@@ -18,39 +18,52 @@ function eventList(book, { go, toggle, flagsOf }) {
   const positionAt = (row) => (some ? some[row] : first + row);
   const rowOf = (position) => (some ? Math.max(countUpTo(some, position) - 1, 0) : position - first); // or of the nearest one before
 
-  function item(position, at) {
-    const properties = { class: "es-item", role: "option", id: `${id}-${position}`, "data-position": position, "aria-selected": String(position === current),
-      "aria-setsize": length(), "aria-posinset": at + 1 };
-    const flags = flagsOf(position);
-    const start = [h("span", { class: "es-gutter", title: position > first ? "click: break at this step" : null }, flags.map(([sign, word]) => h("span", { role: "img", "aria-label": word }, sign))),
-      h("span", { class: "es-number-of" }, grouped(position))];
-    const row = position === first
-      ? h("div", properties, start, h("em", { class: "es-type" }, first ? `the state after step ${grouped(first)}` : "before the first event"))
-      : event(position, properties, start);
-    row.style.top = `${at * ROW}px`;
-    return row;
+  /** An empty row; `fill` makes it that of a position. Rows that went out of sight are filled again: to lay out new ones is most of what a jump costs. */
+  function blank() {
+    const texts = { number: document.createTextNode(""), type: document.createTextNode(""), time: document.createTextNode(""), changes: document.createTextNode("") };
+    const gutter = h("span", { class: "es-gutter" }), type = h("bdi", { class: "es-type" }, texts.type), marks = h("span", { class: "es-marks" }), changes = h("span", { class: "es-changes" }, texts.changes);
+    const box = h("div", { class: "es-item", role: "option" }, gutter, h("span", { class: "es-number-of" }, texts.number), type, marks, h("time", {}, texts.time), changes);
+    return { box, texts, gutter, type, marks, changes, said: { flags: "", marks: "" } };
   }
 
-  function event(position, properties, start) {
-    const head = book.head(position);
-    const changes = h("span", { class: "es-changes", title: `${count(head.changes, "changed path")}` }, head.changes ? `±${head.changes}` : "·");
-    return h("div", { ...properties, title: visible(`${head.type ?? ""} ${head.recorded ?? ""}`) }, start, typeOf(head, "es-type"), head.marks.map(badge), h("time", {}, clock(head)), changes);
+  function fill(row, position, at) {
+    const { box, texts, gutter, type, marks, changes, said } = row;
+    const head = position > first ? book.head(position) : null, flags = flagsOf(position);
+    const untyped = head ? whyUntyped(head) : first ? `the state after step ${grouped(first)}` : "before the first event";
+    box.style.transform = `translateY(${at * ROW}px)`;
+    for (const [name, value] of [["id", `${id}-${position}`], ["data-position", position], ["aria-selected", String(position === current)], ["aria-setsize", length()], ["aria-posinset", at + 1]]) {
+      box.setAttribute(name, value);
+    }
+    box.title = head ? visible(`${head.type ?? ""} ${head.recorded ?? ""}`) : "";
+    say(texts.number, grouped(position));
+    say(texts.type, untyped ?? visible(head.type));
+    type.classList.toggle("es-untyped", untyped !== null);
+    say(texts.time, head ? clock(head) : "");
+    say(texts.changes, head ? (head.changes ? `±${head.changes}` : "·") : "");
+    changes.title = head ? count(head.changes, "changed path") : "";
+    if (said.flags !== flags.join()) gutter.replaceChildren(...flags.map(([sign, word]) => h("span", { role: "img", "aria-label": word }, sign)));
+    if (said.marks !== (head?.marks ?? []).join()) marks.replaceChildren(...(head?.marks ?? []).map(badge));
+    row.said = { flags: flags.join(), marks: (head?.marks ?? []).join() };
   }
 
   function draw() {
     const from = Math.max(0, Math.floor(scrolled / ROW) - 2), to = Math.min(length() - 1, from + Math.ceil(height / ROW) + 4);
-    const begin = positionAt(from), end = positionAt(to);
-    for (const [position, row] of rows) if (!(position >= begin && position <= end)) { row.remove(); rows.delete(position); }
-    const next = spacer.firstElementChild, stays = next ? Number(next.dataset.position) : Infinity; // what stays is in one piece, and in order
+    const begin = positionAt(from), end = positionAt(to), free = [];
+    for (const [position, row] of rows) if (!(position >= begin && position <= end)) { rows.delete(position); free.push(row); }
+    let stays = Infinity; // the first position that is there already: what stays is in one piece, and in order
+    for (const position of rows.keys()) stays = Math.min(stays, position);
+    const next = rows.get(stays)?.box ?? null, moving = rows.size > 0;
     for (let at = from; at <= to; at++) {
       const position = positionAt(at);
       if (rows.has(position)) continue;
-      const row = item(position, at);
+      const reused = free.shift(), row = reused ?? blank();
+      fill(row, position, at);
       rows.set(position, row);
-      if (position < stays) spacer.insertBefore(row, next); else spacer.append(row);
+      if (moving || !reused) spacer.insertBefore(row.box, position < stays ? next : null);
     }
-    rows.get(chosen)?.setAttribute("aria-selected", "false");
-    rows.get(current)?.setAttribute("aria-selected", "true");
+    for (const { box } of free) box.remove();
+    rows.get(chosen)?.box.setAttribute("aria-selected", "false");
+    rows.get(current)?.box.setAttribute("aria-selected", "true");
     chosen = current;
     if (rows.has(current)) box.setAttribute("aria-activedescendant", `${id}-${current}`);
     else box.removeAttribute("aria-activedescendant");
@@ -67,9 +80,7 @@ function eventList(book, { go, toggle, flagsOf }) {
   }
 
   function redraw() {
-    spacer.replaceChildren();
-    rows.clear();
-    draw();
+    for (const [position, row] of rows) fill(row, position, rowOf(position));
   }
 
   /** List these positions, or all. */

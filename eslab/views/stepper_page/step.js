@@ -14,8 +14,6 @@ function lateness({ late }) {
   return late === 0 ? " at the moment it was recorded" : ` ${duration(late)} ${late > 0 ? "before" : "after"} it was recorded`;
 }
 
-const say = (node, text) => { if (node.data !== text) node.data = text; };
-
 function factList() {
   const box = h("dl", { class: "es-facts" });
   const lines = FACTS.map(([name, tag, text, note]) => {
