@@ -19,6 +19,7 @@ from eslab import keying
 from eslab.building import rows_of
 from eslab.cuts import Clock, OrderKey, occurrences, unknown
 from eslab.decode import EVENT
+from eslab.duck import session
 from eslab.errors import MomentError, UnknownEvent, UnknownTopic, WhatIfError
 from eslab.events import EVENTS, Events, held
 from eslab.mapping import Mapping as Rules
@@ -29,7 +30,7 @@ from eslab.payloads import edited, packed
 from eslab.projection import Projection
 from eslab.segments import Log, Reach, reaches
 from eslab.sources import table_to_records
-from eslab.sql import ORDER, asking, query
+from eslab.sql import ORDER, query
 from eslab.sql import rows as rows_as_sql
 from eslab.wording import Length, read_length
 
@@ -262,7 +263,7 @@ class Altered:
         raise WhatIfError(f"{found.at} no longer stands in the log")
 
     def _rows(self, at: Coordinates, record: Record, place: Place) -> pa.Table:
-        with asking() as con:
+        with session() as con:
             return rows_of(con, at[:3], record, self.rules.topics[at.topic], place[0])
 
     def _make(self, found: _Found, record: Record, place: Place, done: str) -> Made:
@@ -370,7 +371,7 @@ class Altered:
             return EVENTS.empty_table()
         names = ("topic", "partition_id", "incarnation", "record_offset")
         told = pa.table({name: pa.array([at[nth] for at in self.gone], EVENTS.field(name).type) for nth, name in enumerate(names)})
-        with asking() as con:
+        with session() as con:
             con.register("told", told)
             asked = f"select {', '.join(EVENTS.names)} from {rows_as_sql(self.events)} semi join told using ({', '.join(names)})"
             found = con.sql(asked).to_arrow_table()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
+from eslab.duck import session
 from eslab.errors import MomentError
 from eslab.sql import identifier
 from eslab.wording import Length, read_length
@@ -123,8 +122,7 @@ def thin(
     chosen += [
         f"({value} is null and row_number() over (partition by {own}, stretch, {value} is null order by time) = 1)" for value in values
     ]
-    with contextlib.closing(duckdb.connect()) as con:
-        con.execute("set TimeZone = 'UTC'")
+    with session() as con:
         con.register("points", table)
         con.execute(
             f"""create temp table seen as select {columns} from (select *, {pixels} from points)

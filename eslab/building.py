@@ -31,6 +31,7 @@ import pyarrow.parquet as pq
 from eslab import runs, typed
 from eslab.decode import EVENT, TOMBSTONE_KIND, UNDECODABLE, decode
 from eslab.decode.consumer_offsets import CommitReader
+from eslab.duck import session
 from eslab.durable import commit_file, enough_disk
 from eslab.errors import ConfigError
 from eslab.events import EVENTS, LifeState, Manifest, Run, TopicCounts, manifest_name, newest_manifest, next_number
@@ -222,7 +223,7 @@ class _Build:
         self.topics, self.types, self.aggregates = copy.topics, copy.types, copy.aggregates
         self._mapping = mapping
         self._folder = folder / f".spill-{os.getpid()}-{secrets.token_hex(4)}"
-        self.con = duckdb.connect()
+        self.con = session()
         self._engines = threading.local()
         self._spills: list[runs.Sorted] = []
         self._pending: list[pa.Table] = []
@@ -283,8 +284,7 @@ class _Build:
 
     def _decode(self, life: Life, records: pa.Table) -> tuple[pa.Table, list[pa.Array]]:
         if not hasattr(self._engines, "con"):
-            self._engines.con = self.con.cursor()
-            self._engines.con.execute("set TimeZone = 'UTC'")
+            self._engines.con = session()
         told = self._mapping.topics[life[0]]
         ids = [path for _, path in told.aggregates]
         return decode(self._engines.con, records, life=life, envelope=told.envelope, ids=ids, decimals=told.decimals)
@@ -321,8 +321,7 @@ def between(log: Log, mapping: Mapping, low: Cut, high: Cut, order_ms: typing.Ma
     `order_ms` is where the clock of each life stood at the lower cut. Writes nothing.
     """
     lives = log.lives()
-    with contextlib.closing(duckdb.connect()) as con:
-        con.execute("set TimeZone = 'UTC'")
+    with session() as con:
         for life, next_ in high.offsets.items():
             start, told = low.offsets.get(life, 0), mapping.topics[life[0]]
             state = LifeState(*life, order_ms=order_ms.get(life))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime as dt
 import re
@@ -12,10 +11,10 @@ from numbers import Integral
 from typing import Final
 from zoneinfo import ZoneInfo
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eslab.duck import session
 from eslab.errors import MomentError, NaiveTime, UnknownEvent, UnknownId, VersionOutOfRange
 from eslab.events import Events
 from eslab.model import Coordinates, Cut, Life, Selection
@@ -214,8 +213,7 @@ def at_group(events: Events, samples: pa.Table, group: str, moment: dt.datetime 
 
 def _committed(events: Events, samples: pa.Table, moment: dt.datetime) -> list[tuple[Life, int, dt.datetime]]:
     """What is known of each partition of the lab at a moment: its newest life, the committed offset, and since when it is known to be so."""
-    with contextlib.closing(duckdb.connect()) as con:
-        con.execute("set TimeZone = 'UTC'")
+    with session() as con:
         con.register("samples", samples.append_column("nth", pa.array(range(samples.num_rows), pa.int64())))
         found = con.execute(
             """with known as (select *, coalesce(committed_at, sampled_at) as since from samples)

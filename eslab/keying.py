@@ -5,7 +5,6 @@ One pass over the events tells their keys (by DuckDB where they stand at a path,
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,13 +18,14 @@ import pyarrow.compute as pc
 
 from eslab import runs
 from eslab.decode import EVENT, TOMBSTONE_KIND, json_path
+from eslab.duck import session
 from eslab.errors import ProjectionError, UnknownId
 from eslab.events import EVENTS, SCAN_ROWS, Between, Events, Slice
 from eslab.folding import FOLD_COLUMNS, Rows, events_of
 from eslab.model import AGGREGATE, EACH, TOMBSTONE, Cut, Event, Selection
 from eslab.projection import KeyPath, Projection
 from eslab.quoting import literal
-from eslab.sql import engine, rows
+from eslab.sql import rows
 
 __all__ = ["count", "lookup", "narrowed", "rekeyed", "scan"]
 
@@ -128,13 +128,13 @@ def _pieces(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _keyed(events: Events, projection: Projection, selection: Selection, wanted: Sequence[str] | None) -> Iterator[pa.Table]:
     """Each event once for each of its keys (of those that are wanted), a table at a time, in no order."""
-    with contextlib.closing(engine()) as con:
+    with session() as con:
         yield from _with_keys(con, rows(events, selection=selection), events, projection, wanted)
 
 
 def rekeyed(table: pa.Table, events: Events, projection: Projection) -> pa.Table:
     """These rows once for each key that a projection with keys of its own has for their events, in no order."""
-    with contextlib.closing(engine()) as con:
+    with session() as con:
         con.register("some_rows", table)
         parts = list(_with_keys(con, "some_rows", events, projection, None))
     return pa.concat_tables(parts) if parts else EVENTS.empty_table()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
+from eslab.duck import session
 from eslab.events import Events
-from eslab.sql import ORDER, engine, query, rows, table
+from eslab.sql import ORDER, query, rows, table
 
 __all__ = ["PLACE", "asked_for", "captured", "facts_of", "last_steps", "linked_with"]
 
@@ -47,7 +47,7 @@ def linked_with(events: Events, asked: Collection[str], most: int) -> tuple[list
 
     They are looked for among the hashes of the ids: no event is missed so, and what has a hash in common with another is left out when the trees are grown.
     """
-    with contextlib.closing(engine()) as con:
+    with session() as con:
         con.execute(
             f"""create table links as select hash(event_id) as id, hash(causation_id) as cause, order_at from {rows(events)}
             where first and kind = 'event' and causation_id <> ''"""

@@ -37,6 +37,7 @@ __all__ = [
     "Spill",
     "merge",
     "ranges",
+    "read_index",
     "read_merged",
     "sort",
     "spill",
@@ -54,6 +55,7 @@ FILE_BYTES: Final = 256 << 20  # in memory, of one file's rows: bounds a merge w
 SPILL_ROWS: Final = ROW_GROUP
 
 _INDEX = b"eslab.index"
+_CHECKSUM = b"eslab.index.crc32"
 _DICTIONARY = [
     "aggregate", "aggregate_id", "topic", "partition_id", "incarnation", "first", "kind", "problem", "event_type", "event_version", "source",
     "timestamp_type", "correlation_id",
@@ -83,6 +85,14 @@ class _Index(msgspec.Struct):
     """Of each row group the hashes of its ids, sorted: four bytes each, little-endian."""
 
 
+def read_index(metadata: pq.FileMetaData) -> _Index:
+    """The index of a run's file. Raises `KeyError` where there is none, `ValueError` where it is not what was written: pages have checksums of their own, the footer has none."""
+    told = metadata.metadata or {}
+    if zlib.crc32(told[_INDEX]) != int(told[_CHECKSUM]):
+        raise ValueError("its index is not what was written")
+    return msgspec.json.decode(told[_INDEX], type=_Index)
+
+
 class RunFile:
     """One file of a run; its footer is read once."""
 
@@ -90,8 +100,8 @@ class RunFile:
         self.path = path
         try:
             self._file = pq.ParquetFile(path)  # read, not mapped: mapped pages would count as the process's memory, and grow with the lab
-            index = msgspec.json.decode(self._file.metadata.metadata[_INDEX], type=_Index)
-        except (*DAMAGED, KeyError, TypeError, msgspec.MsgspecError) as exc:
+            index = read_index(self._file.metadata)
+        except (*DAMAGED, KeyError, TypeError, ValueError) as exc:
             raise CorruptLog(
                 f"{path}: a derived file is missing or damaged ({exc}); delete the folder events/ and it is built again from the log"
             ) from exc
@@ -320,7 +330,7 @@ def _write_file(path: Path, table: pa.Table, firsts: list[Key], last: Key) -> Wr
             store_schema=False,
         ) as writer:
             writer.write_table(table, row_group_size=ROW_GROUP)
-            writer.add_key_value_metadata({_INDEX.decode(): index})
+            writer.add_key_value_metadata({_INDEX.decode(): index, _CHECKSUM.decode(): str(zlib.crc32(index.encode()))})
         size = temporary.stat().st_size
         commit_file(temporary, path)
     return Written(path, table.num_rows, size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eslab.cuts import Clock
+from eslab.duck import session
 from eslab.endings import Endings
 from eslab.errors import UnknownId
 from eslab.events import Events
 from eslab.model import Selection
-from eslab.sql import ORDER, engine, place, rows
+from eslab.sql import ORDER, place, rows
 from eslab.tracing import Trace
 from eslab.views import tables
 from eslab.wording import Length, many
@@ -176,7 +176,7 @@ def find_sagas(
     One without such an event is stuck if its last event was `stuck_after` or longer before `now` (None: the last moment of the selection), and running otherwise.
     With `begin`, only those that have an event of these types. Some scans of the id columns; memory grows with the number of sagas, not of events.
     """
-    with contextlib.closing(engine()) as con:
+    with session() as con:
         con.execute(f"create view held as from {rows(events, selection=selection)} where {_EVENTS}")
         ((last,),) = con.execute(f"select max(order_at) from {rows(events, selection=selection)}").fetchall()
         ((without,),) = con.execute(f"select count(*) from held where ({_SAGA}) is not true").fetchall()

@@ -16,7 +16,6 @@ import contextlib
 import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import pyarrow as pa
 from eslab import typed
 from eslab.asof import aggregate_macro
 from eslab.decode import EARLIEST_MS, LATEST_MS, json_path
+from eslab.duck import engine, session
 from eslab.durable import enough_disk
 from eslab.errors import LabError, QueryError
 from eslab.events import Events, Run, manifest_name
@@ -40,10 +40,8 @@ __all__ = [
     "HAPPENED",
     "ORDER",
     "as_of_names",
-    "asking",
     "bounded",
     "connect",
-    "engine",
     "identifier",
     "is_current",
     "literal",
@@ -55,10 +53,9 @@ __all__ = [
     "statements",
     "table",
     "undecodable",
+    "views",
     "write_database",
 ]
-
-MEMORY_LIMIT = "1GB"  # of each connection, beside a notebook's own data; the default would be most of the machine
 
 _HALF = re.compile("[\ud800-\udfff]")
 
@@ -291,16 +288,6 @@ def _distinct_names(names: Iterable[str], taken: set[str]) -> dict[str, str]:
     return out
 
 
-def engine(tz: str | None = None) -> duckdb.DuckDBPyConnection:
-    """DuckDB in memory, of which it takes no more than 1 GB; what is larger goes to a temporary folder outside the lab, and away with the connection."""
-    con = duckdb.connect()
-    con.execute("set scheduler_process_partial = true")  # else Ctrl-C waits for what a thread does of a query
-    con.execute(f"set memory_limit = '{MEMORY_LIMIT}'")
-    con.execute(f"set temp_directory = {literal(str(Path(tempfile.gettempdir()) / f'eslab-{os.getpid()}-{secrets.token_hex(4)}'))}")
-    con.execute(f"set TimeZone = {literal(tz or 'UTC')}")
-    return con
-
-
 def connect(
     events: Events, log: Log, *, tz: str | None, trusted: bool = True, selection: Selection | None = None
 ) -> duckdb.DuckDBPyConnection:
@@ -321,22 +308,39 @@ def connect(
     return con
 
 
-_engines: dict[int, duckdb.DuckDBPyConnection] = {}
-"""One for each process that asked: an engine does not outlive a fork."""
+@contextlib.contextmanager
+def views(
+    events: Events, log: Log, *, tz: str | None = None, trusted: bool = True, selection: Selection | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """What `connect` returns, for one question: in a session with a catalog of its own, but for a stranger's lab, which gets an engine that can be locked."""
+    if not trusted:
+        with connect(events, log, tz=tz, trusted=False, selection=selection) as con:
+            yield con
+        return
+    with session() as con, _within(con, "':memory:'"):
+        con.execute(f"set TimeZone = {literal(tz or 'UTC')}")
+        con.execute("set python_scan_all_frames = true")
+        for statement in statements(events, log, selection=selection):
+            con.execute(statement)
+        yield con
 
 
 @contextlib.contextmanager
-def asking() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection for small questions of our own, with nothing in it. They share an engine: to start one takes 20 ms, longer than most answers."""
-    base = _engines.get(os.getpid()) or _engines.setdefault(os.getpid(), engine())
-    with contextlib.closing(base.cursor()) as con:
-        con.execute("set TimeZone = 'UTC'")  # a setting of each connection
-        yield con
+def _within(con: duckdb.DuckDBPyConnection, database: str, options: str = "") -> Iterator[None]:
+    """In a session: what is made is made in this database, which is attached for so long, under a name that no other session has."""
+    name = f"own_{secrets.token_hex(4)}"
+    con.execute(f"attach {database} as {name} {options}")
+    con.execute(f"use {name}")
+    try:
+        yield
+    finally:
+        con.execute("use memory")
+        con.execute(f"detach {name}")
 
 
 def query(events: Events, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
     """Run a small query of our own over the sorted events; `{rows}` in the text stands for them."""
-    with asking() as con:
+    with session() as con:
         return con.execute(sql.format(rows=rows(events)), _bound(parameters or {})).fetchall()
 
 
@@ -349,7 +353,7 @@ def undecodable(events: Events, selection: Selection, *, of_none: bool = False) 
     if not any(counts.undecodable for counts in topics.values()) or (events.holds_all(selection) and not of_none):
         return sum(counts.undecodable for counts in topics.values())
     belongs = " and aggregate = ''" if of_none else ""
-    with contextlib.closing(engine()) as con:
+    with session() as con:
         found = con.execute(
             f"select count(*) from {rows(events, selection=selection)} where first and kind = 'undecodable'{belongs}"
         ).fetchall()
@@ -365,7 +369,7 @@ def table(
     tables: Mapping[str, pa.Table] | None = None,
 ) -> pa.Table:
     """Run a query of our own whose answer may be large; `{rows}` in the text stands for the sorted events, or what a selection holds of them. `tables` join by their names."""
-    with contextlib.closing(engine()) as con:
+    with session() as con:
         for name, one in (tables or {}).items():
             con.register(name, one)
         return con.sql(sql.format(rows=rows(events, selection=selection)), params=_bound(parameters)).to_arrow_table()
@@ -385,14 +389,11 @@ def write_database(events: Events, log: Log, name: str = "lab.duckdb") -> Path:
     temporary = events.folder / f".{name}-{os.getpid()}-{secrets.token_hex(4)}"
     _sweep(events.folder, name)
     try:
-        with enough_disk(temporary), contextlib.closing(duckdb.connect()) as con:
+        with enough_disk(temporary), session() as con:
             con.execute(f"set file_search_path = {literal(str(events.folder))}")
-            con.execute(f"attach {literal(str(temporary))} as made (storage_version 'v1.4.0')")
-            con.execute("use made")
-            for statement in statements(events, log, relative=True):
-                con.execute(statement)
-            con.execute("use memory")
-            con.execute("detach made")
+            with _within(con, literal(str(temporary)), "(storage_version 'v1.4.0')"):
+                for statement in statements(events, log, relative=True):
+                    con.execute(statement)
             temporary.replace(path)
     finally:
         _sweep(events.folder, name)

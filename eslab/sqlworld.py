@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ from eslab.model import Selection, loads
 from eslab.projection import SqlProjection
 from eslab.quoting import identifier
 from eslab.segments import Log
-from eslab.sql import as_of_names, bounded, connect, one_line, rows, undecodable
+from eslab.sql import as_of_names, bounded, one_line, rows, undecodable, views
 from eslab.tabular import as_world, asked, written
 from eslab.views import tables
 from eslab.wording import many
@@ -87,7 +86,7 @@ class SqlWorld:
 def evaluate(events: Events, log: Log, projection: SqlProjection, selection: Selection, *, tz: str | None, trusted: bool) -> SqlWorld:
     """The answer of a SQL projection over what a selection holds, in memory. Raises `ProjectionError` where the text is no query, `QueryError` where DuckDB refuses it."""
     text = _one_query(projection)
-    with contextlib.closing(connect(events, log, tz=tz, trusted=trusted, selection=selection)) as con:
+    with views(events, log, tz=tz, trusted=trusted, selection=selection) as con:
         try:
             table = con.sql(text).to_arrow_table()
         except duckdb.Error as exc:

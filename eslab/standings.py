@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
 from eslab.consumption import EVER, NONE, Captured, Part
+from eslab.duck import session
 from eslab.events import Events
 from eslab.model import Life
 from eslab.segments import LOSSY, Log
@@ -62,8 +61,7 @@ def _captured(events: Events, log: Log, topics: Sequence[str]) -> dict[TopicPart
 def _records(events: Events, topics: Sequence[str]) -> dict[Life, tuple[np.ndarray, np.ndarray]]:
     """Offsets and order_at of every captured record of these topics, by life."""
     named = ", ".join(map(literal, topics)) or "null"
-    with contextlib.closing(duckdb.connect()) as con:
-        con.execute("set TimeZone = 'UTC'")
+    with session() as con:
         found = con.sql(
             f"""select list_position([{named}], topic)::integer - 1 as topic, partition_id, incarnation, record_offset, epoch_us(order_at) as us
             from {rows(events, newest=False)} where first and topic in ({named}) order by all"""
@@ -83,8 +81,7 @@ def _ints(values: Sequence[int] = ()) -> np.ndarray:
 
 def _seen(samples: pa.Table) -> dict[TopicPartition, dict[str, np.ndarray]]:
     """The samples of each partition, by time, as columns: NONE for null."""
-    with contextlib.closing(duckdb.connect()) as con:
-        con.execute("set TimeZone = 'UTC'")
+    with session() as con:
         con.register("samples", samples)
         found = con.sql(
             f"""select topic, partition, epoch_us(sampled_at) as sampled_at, coalesce(epoch_us(committed_at), {NONE}) as committed_at,

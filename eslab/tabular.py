@@ -11,9 +11,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eslab.duck import engine
 from eslab.durable import enough_disk
 from eslab.errors import LabError
-from eslab.sql import engine, one_line
+from eslab.sql import one_line
 
 __all__ = ["as_world", "asked", "written"]
 

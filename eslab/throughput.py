@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from eslab.errors import MomentError, UnknownTopic
 from eslab.events import Events
 from eslab.mapping import Distrust
 from eslab.segments import LOSSY, Log
-from eslab.sql import connect, literal, rows
+from eslab.sql import literal, rows, views
 from eslab.views import tables
 from eslab.wording import Length, many, read_length
 
@@ -139,7 +138,7 @@ def open_throughput(
     if start is not None and stop is not None and stop <= start:
         raise MomentError(f"stop= ({clock.show(stop)}) must lie after start= ({clock.show(start)})")
     chosen = sorted(set(topics)) if topics is not None else [topic for topic in held if not topic.startswith(INTERNAL)]
-    with contextlib.closing(connect(events, log, tz=None)) as con:
+    with views(events, log) as con:
         con.execute("set python_enable_replacements = false")
         placed = _placed(events, distrust, chosen)
         within = {"low": micros(start) if start else None, "high": micros(stop) if stop else None}

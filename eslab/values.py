@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from typing import Any, Final
 
 import msgspec
 
+from eslab.duck import session
 from eslab.events import Events, Run
 from eslab.model import EACH, Path, dumps, format_path, loads
-from eslab.sql import engine, rows
+from eslab.sql import rows
 
 __all__ = ["Place", "Search", "find_values"]
 
@@ -65,7 +65,7 @@ def find_values(events: Events, told: str, *, whole: bool) -> Search:
     more = set[Path]()
     searched = parsed = unread = 0
     text = max(_PLAIN.findall(told), key=len, default="")
-    with contextlib.closing(engine()) as con:
+    with session() as con:
         ((total,),) = con.execute(f"select count(*) from {rows(events)} where {_EVENT}").fetchall()
         for part in _parts(events):
             if parsed >= PARSED and not whole:

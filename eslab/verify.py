@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eslab.bookmarks import Bookmarks
+from eslab.duck import session
 from eslab.errors import ConfigError, CorruptLog
 from eslab.events import Events, Manifest
 from eslab.mapping import read_mapping
 from eslab.model import Life
+from eslab.runs import read_index
 from eslab.samples import check_samples
 from eslab.segments import DAMAGED, Log, Segment, check, reaches, read_footer, uncovered
 from eslab.views import tables
@@ -116,9 +117,9 @@ def verify(folder: Path, log: Log, manifest: Manifest | None, *, on_file: Callab
         problems += map(Problem, found)
         on_file()
     problems += _unreadable_words(folder)
-    derived = [folder / "events" / name for name in _derived(manifest)]
-    for path in derived:
-        problems += _readable(path)
+    derived = _derived(folder, manifest)
+    for path, is_run in derived.items():
+        problems += _readable(path, is_run=is_run)
         on_file()
     told = tuple(dict.fromkeys(problem.text for problem in problems))
     return Verification(
@@ -219,13 +220,13 @@ def _histories(folder: Path, manifest: Manifest | None, problems: Sequence[Probl
     """Whose records stand in the doubtful ranges, by the sorted events."""
     names = ["aggregate", "aggregate_id", "steps", "topic", "partition", "first_offset", "last_offset"]
     ranges = [problem for problem in problems if problem.life]
-    paths = [path for path in Events(folder, manifest).paths if not list(_readable(path))] if manifest and ranges else []
+    paths = [path for path in Events(folder, manifest).paths if not list(_readable(path, is_run=True))] if manifest and ranges else []
     if not paths:
         return pd.DataFrame(columns=names)
     doubtful = pa.Table.from_pylist([
         {"topic": one.life[0], "partition_id": one.life[1], "incarnation": one.life[2], "start": one.start, "next": one.next} for one in ranges if one.life
     ])  # fmt: skip
-    with duckdb.connect() as con:
+    with session() as con:
         con.register("doubtful", doubtful)
         found: pd.DataFrame = con.execute(
             """select aggregate, aggregate_id, count(*) as steps, topic, partition_id as partition, min(record_offset) as first_offset,
@@ -238,18 +239,21 @@ def _histories(folder: Path, manifest: Manifest | None, problems: Sequence[Probl
     return found
 
 
-def _derived(manifest: Manifest | None) -> list[str]:
-    return (
-        [name for run in manifest.runs for name in run.files] + [one for one in (manifest.gaps, manifest.transactions) if one]
-        if manifest
-        else []
-    )
+def _derived(folder: Path, manifest: Manifest | None) -> dict[Path, bool]:
+    """The files that a manifest names, and whether each is one of a run."""
+    if manifest is None:
+        return {}
+    names = dict.fromkeys((name for run in manifest.runs for name in run.files), True)
+    names |= dict.fromkeys(filter(None, (manifest.gaps, manifest.transactions)), False)
+    return {folder / "events" / name: is_run for name, is_run in names.items()}
 
 
-def _readable(path: Path) -> Iterator[Problem]:
+def _readable(path: Path, *, is_run: bool) -> Iterator[Problem]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if is_run:
+                read_index(file.metadata)
             for at in range(file.num_row_groups):
                 file.read_row_group(at)
-    except DAMAGED as exc:
+    except (*DAMAGED, KeyError, ValueError) as exc:
         yield Problem(f"{path}: derived file missing or damaged ({exc}); delete the folder events/ and it is built again")

@@ -8,13 +8,12 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
-import duckdb
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eslab import events, keyed, play, runs, world
+from eslab import events, keyed, play, runs, sql, world
 from eslab.errors import ProjectionError
 from eslab.model import TOMBSTONE, Record, pack_state, pack_states, unpack_state
 from eslab.projection import Projection
@@ -192,7 +191,7 @@ def test_counting_the_undecodable_records_of_all_that_is_captured_reads_nothing(
     lab = play([added("c1", 1, 0), record("c1", b"{", 1), record("c1", b"}", 2)])
     cut = lab.cut(offsets={"events": {0: 2}})
     assert lab.replay(sums, at=cut, progress=False).undecodable == 1
-    monkeypatch.setattr(duckdb, "connect", None)
+    monkeypatch.setattr(sql, "session", None)
     assert lab.replay(sums, progress=False).undecodable == 2
 
 

@@ -16,7 +16,7 @@ from test_crashes import Source
 from test_transactions import Entry, Topic
 
 from eslab.capture import capture, plan
-from eslab.events import Events, Manifest, newest_manifest
+from eslab.events import EVENTS, Events, Manifest, newest_manifest
 from eslab.lab import Lab
 from eslab.merging import NEIGHBOURS, merge
 from eslab.segments import Log
@@ -59,9 +59,9 @@ def touched(found: Verification) -> set[tuple[str, str]]:
     return set(zip(found.histories["aggregate"], found.histories["aggregate_id"], strict=True))
 
 
-def flip(path: Path) -> None:
+def flip(path: Path, at: int | None = None) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 4] ^= 0x10
+    data[len(data) // 4 if at is None else at] ^= 0x10
     path.write_bytes(data)
 
 
@@ -224,9 +224,12 @@ def test_where_nothing_remembers_a_partition_it_says_that_it_cannot_tell(lab):
     assert "note: orders[0]" in found._repr_html_()
 
 
-def test_damaged_events_are_named_and_touch_no_history(lab):
+@pytest.mark.parametrize("part", ["a page", "the index"])
+def test_damaged_events_are_named_and_touch_no_history(lab, part):
     run = Events(lab.path, newest_manifest(lab.path) or Manifest()).paths[0]
-    flip(run)
+    column = pq.ParquetFile(run).metadata.row_group(0).column(EVENTS.names.index("data"))
+    page = column.data_page_offset + column.total_compressed_size - 1
+    flip(run, page if part == "a page" else run.read_bytes().index(b'{"firsts"') + 40)
     found = verified(lab)
     assert any("delete the folder events/ and it is built again" in problem for problem in found.problems)
     assert len(found.histories) == 0

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eslab import keyed, play, sql, world
+from eslab import duck, keyed, play, world
 from eslab.errors import LabError, QueryError
 from eslab.model import Record
 from eslab.projection import Projection
@@ -99,13 +99,13 @@ def test_what_is_on_disk_goes_with_the_world(monkeypatch, tmp_path):
 
 
 def test_duckdb_takes_no_more_memory_than_it_is_given_and_leaves_nothing_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(sql.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(duck.tempfile, "tempdir", str(tmp_path))
     lab = play([{"eventType": "Added", "data": {"cartId": "c"}}])
     (limit, folder), *_ = lab.sql("select current_setting('memory_limit'), current_setting('temp_directory')").fetchall()
     assert re.fullmatch(r"95\d\.\d MiB", limit)  # 1 GB
     assert Path(folder).parent == tmp_path
-    monkeypatch.setattr(sql, "MEMORY_LIMIT", "40MB")
-    con = sql.engine()
+    monkeypatch.setattr(duck, "MEMORY_LIMIT", "40MB")
+    con = duck.engine()
     con.execute("set threads = 1")
     con.execute("create table large as select range as n, repeat('x', 100) || range as told from range(800_000)")
     assert con.execute("select count(distinct told) from large").fetchall() == [(800_000,)]
