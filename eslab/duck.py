@@ -33,7 +33,7 @@ def engine(tz: str | None = None) -> duckdb.DuckDBPyConnection:
 
 
 def session() -> duckdb.DuckDBPyConnection:
-    """A session of this process's engine, in UTC: `with session() as con:` closes it."""
+    """A session of this process's engine, in UTC: `with session() as con:` closes it. What it makes must be `temp`: the rest is everybody's."""
     con = _own(os.getpid()).cursor()
     con.execute("set TimeZone = 'UTC'")
     return con

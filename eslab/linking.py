@@ -49,10 +49,10 @@ def linked_with(events: Events, asked: Collection[str], most: int) -> tuple[list
     """
     with session() as con:
         con.execute(
-            f"""create table links as select hash(event_id) as id, hash(causation_id) as cause, order_at from {rows(events)}
+            f"""create temp table links as select hash(event_id) as id, hash(causation_id) as cause, order_at from {rows(events)}
             where first and kind = 'event' and causation_id <> ''"""
         )
-        con.execute("create table reached as select hash(unnest($asked::varchar[])) as name, 0 as link", {"asked": list(asked)})
+        con.execute("create temp table reached as select hash(unnest($asked::varchar[])) as name, 0 as link", {"asked": list(asked)})
         ((size,),) = con.execute("select count(*) from links").fetchall()
         held, link, new = len(asked), 0, len(asked)
         while new and held <= most and link * size <= LOOKS:

@@ -177,7 +177,7 @@ def find_sagas(
     With `begin`, only those that have an event of these types. Some scans of the id columns; memory grows with the number of sagas, not of events.
     """
     with session() as con:
-        con.execute(f"create view held as from {rows(events, selection=selection)} where {_EVENTS}")
+        con.execute(f"create temp view held as from {rows(events, selection=selection)} where {_EVENTS}")
         ((last,),) = con.execute(f"select max(order_at) from {rows(events, selection=selection)}").fetchall()
         ((without,),) = con.execute(f"select count(*) from held where ({_SAGA}) is not true").fetchall()
         moment = now or last
@@ -200,7 +200,7 @@ def find_sagas(
 def _mark_repeats(con: duckdb.DuckDBPyConnection) -> None:
     """`repeats`: the places of all events but the first of their id in their saga. Few ids are seen twice, so they are looked for by their hashes first."""
     con.execute(
-        f"""create table repeats as
+        f"""create temp table repeats as
         with twice as materialized (select hash(correlation_id, event_id) as name from held where {_SAGA} group by name having count(*) > 1)
         select topic, partition_id, incarnation, record_offset from held where {_SAGA} and hash(correlation_id, event_id) in (from twice)
         qualify row_number() over (partition by correlation_id, event_id order by {ORDER}) > 1"""
@@ -210,12 +210,12 @@ def _mark_repeats(con: duckdb.DuckDBPyConnection) -> None:
 def _mark_backwards(con: duckdb.DuckDBPyConnection) -> None:
     """`backwards`: for each saga its effects that stand at an earlier time than their causes, each event by its first occurrence. Hashes again: few ids are left for the exact look."""
     con.execute(
-        f"""create table suspects as select distinct effect.cause as name from
+        f"""create temp table suspects as select distinct effect.cause as name from
         (select hash(causation_id) as cause, order_at from held where causation_id <> '' and {_SAGA}) as effect
         join (select hash(event_id) as id, order_at from held) as cause on effect.cause = cause.id and effect.order_at < cause.order_at"""
     )
     con.execute(
-        f"""create table backwards as
+        f"""create temp table backwards as
         with causes as (select event_id, min(order_at) as caused_at from held where hash(event_id) in (from suspects) group by event_id),
         effects as (select correlation_id, causation_id, order_at from held anti join repeats using (topic, partition_id, incarnation, record_offset)
             where {_SAGA} and hash(causation_id) in (from suspects))

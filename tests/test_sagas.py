@@ -274,7 +274,13 @@ def test_the_oracle_notices_a_repeat_counted_as_a_step_and_an_order_turned_round
         def __getattr__(self, name):
             return getattr(self._con, name)
 
-    real = sagas.engine
-    monkeypatch.setattr(sagas, "engine", lambda: Wrong(real()))
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self._con.close()
+
+    real = sagas.session
+    monkeypatch.setattr(sagas, "session", lambda: Wrong(real()))
     with pytest.raises(AssertionError):
         check_sagas_of_twenty(20)
