@@ -584,7 +584,8 @@ def check_histories(lab, oracle, plain, verbs, keys, held, **options):
         left, right = oracle.states(key, before), wanted
         at = [0, 0]
         parted = None
-        for row, pair in enumerate(whatif.compare()):
+        compared = whatif.compare()
+        for row, pair in enumerate(compared):
             at = [at[0] + (pair.left is not None), at[1] + (pair.right is not None)]
             assert [canonical(state) for state in pair.states] == [canonical(left[at[0]]), canonical(right[at[1]])]
             assert pair.differs is not same(left[at[0]], right[at[1]])
@@ -592,7 +593,7 @@ def check_histories(lab, oracle, plain, verbs, keys, held, **options):
             if pair.left and pair.right:
                 assert pair.left.event.coordinates == pair.right.event.coordinates
         assert at == [len(before), len(after)]
-        first = whatif.compare().divergence
+        first = compared.divergence
         assert (first is None) == (parted is None)
 
 
@@ -619,12 +620,11 @@ def test_a_changed_history_is_a_plain_fold_over_an_edited_list(log, seed):
         plain, recorded = Plain(oracle, chance), Recorded([])
         for _ in range(chance.randint(1, 4)):
             recorded = plain.step(recorded) if plain.list else recorded
-        keys = chance.sample(oracle.keys, min(2, len(oracle.keys)))
+        keys = [chance.choice(oracle.keys)]
         check_histories(lab, oracle, plain, recorded.verbs, keys, lambda event: True)
         until = chance.choice(oracle.log).order_at
-        held = [key for key in keys if any(event.order_at <= until for event in oracle.histories[key])]
-        check_histories(lab, oracle, plain, recorded.verbs, held[:1], lambda event: event.order_at <= until, at=until)
-        check_histories(lab, oracle, plain, recorded.verbs, keys[:1], lambda event: event.happened <= until, at=until, clock="happened")
+        check_histories(lab, oracle, plain, recorded.verbs, keys, lambda event: event.order_at <= until, at=until)
+        check_histories(lab, oracle, plain, recorded.verbs, keys, lambda event: event.happened <= until, at=until, clock="happened")
 
 
 @few(3)
