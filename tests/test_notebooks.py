@@ -57,37 +57,91 @@ def test_a_notebook_has_no_helper_functions_and_never_reads_the_ground_truth(pat
     assert all(function.decorator_list for function in functions), "a function that is no handler of a projection: does eslab lack a verb?"
 
 
-def test_the_incident_is_found_whom_it_hit_when_and_by_what(shop):
-    values = shown("01-incident.ipynb", shop)
+@pytest.fixture(scope="module")
+def incident(shop: Path) -> list[Any]:
+    return shown("01-incident.ipynb", shop)
+
+
+def the(values: list[Any], name: str) -> list[Any]:
+    """The shown values of this type."""
+    return [value for value in values if type(value).__name__ == name]
+
+
+def test_each_incident_is_found_in_at_most_five_cells_with_one_verb_of_the_lab_in_each():
+    sections: list[list[str]] = []
+    for cell in nbformat.read(ROOT / "notebooks" / "01-incident.ipynb", as_version=4).cells:
+        if cell.cell_type == "markdown" and "\n## " in f"\n{cell.source}":
+            sections.append([])
+        elif cell.cell_type == "code" and sections:
+            sections[-1].append(cell.source)
+    assert [len(cells) for cells in sections] == [5, 5, 2, 4]
+    for source in (source for cells in sections for source in cells):
+        calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+        assert sum(isinstance(call.value, ast.Name) and call.value.id == "lab" for call in calls) <= 1, source
+
+
+def test_the_double_charges_are_found_whom_they_hit_when_and_by_what(incident, shop):
     planted = truth(shop)["double_charged"]
-    hit = table(values, "too much")
-    assert sorted(hit["orderId"]) == sorted(planted["ids"])
-    versions = table(values, "wrong").set_index("source")
-    assert dict(versions["wrong"]) == {"payments@2.3.1": 0, "payments@2.4.0": planted["count"], "payments@2.4.1": 0}
-    first, last = versions.loc["payments@2.4.0", ["first_wrong", "last_wrong"]]
-    assert pd.Timestamp(planted["from"]) <= first <= last <= pd.Timestamp(planted["to"])
-    assert pd.Timestamp(planted["from"]) <= versions.loc["payments@2.4.0", "from"]
-    assert versions.loc["payments@2.4.0", "to"] <= pd.Timestamp(planted["to"]) <= versions.loc["payments@2.4.1", "from"]
+    (check,) = the(incident, "Check")
+    frame = check["charged once"].df()
+    assert sorted(frame.index) == sorted(planted["ids"])
+    assert set(frame["source"]) == {"payments@2.4.0"}
+    assert frame["recorded_at"].between(pd.Timestamp(planted["from"]), pd.Timestamp(planted["to"])).all()
+    assert check["charged once"].mended == 0
+    assert list(check["charged once"].over_time()["violators"]) == list(range(1, planted["count"] + 1))
 
 
-def test_the_first_wrong_event_and_its_cause_are_the_ones_that_the_prose_names(shop):
-    values = shown("01-incident.ipynb", shop)
+def test_the_first_wrong_event_and_its_cause_are_the_ones_that_the_prose_names(incident, shop):
     prose = "".join(cell.source for cell in nbformat.read(ROOT / "notebooks" / "01-incident.ipynb", as_version=4).cells)
-    (first,) = table(values, "event_id", "orderId", "source", "order_at").to_dict("records")
-    assert first["orderId"] == truth(shop)["double_charged"]["ids"][0]
-    trail = table(values, "causation_id").set_index("event_id")
-    cause = trail.loc[first["event_id"], "causation_id"]
-    assert trail.loc[cause, "event_type"] == "PaymentRequested"
-    assert list(trail.index[trail["causation_id"] == cause]) == ["evt-4709-45", first["event_id"]]
+    (check,) = the(incident, "Check")
+    first = check["charged once"][0]
+    assert first.key == truth(shop)["double_charged"]["ids"][0]
+    (stepper,) = the(incident, "Stepper")
+    assert (stepper.state.event.id, stepper.position) == (first.event_id, first.version)
+    trail = the(incident, "Trace")[0].df().set_index("event_id")
+    cause = trail.loc[first.event_id, "causation_id"]
+    assert (trail.loc[cause, "event_type"], trail.loc[cause, "source"]) == ("PaymentRequested", "payments@2.3.1")
+    assert list(trail.index[trail["causation_id"] == cause]) == ["evt-4709-45", first.event_id]
     assert cause in prose
-    (stepper,) = [value for value in values if type(value).__name__ == "Stepper"]
-    assert (stepper.state.event.id, stepper.position) == (first["event_id"], 4)
 
 
-def test_the_money_to_give_back_is_what_was_charged_too_much(shop):
-    values = shown("01-incident.ipynb", shop)
-    owed = table(values, "refund").set_index("order_id")["refund"]
-    assert dict(owed.round(2)) == dict(table(values, "too much").set_index("orderId")["too much"].round(2))
+def test_the_page_that_stood_still_is_found_and_the_orders_it_showed_wrong(incident, shop):
+    planted = truth(shop)["stalled"]
+    (stalls,) = the(incident, "Stalls")
+    assert set(stalls.df()["topic"]) == {planted["topic"]}
+    minute = pd.Timedelta(minutes=1)
+    assert stalls.df()["since"].between(pd.Timestamp(planted["from"]), pd.Timestamp(planted["from"]) + minute).all()
+    assert stalls.df()["moved"].between(pd.Timestamp(planted["to"]), pd.Timestamp(planted["to"]) + minute).all()
+    (wrong,) = the(incident, "WorldChanges")
+    told = eslab.Lab(shop, tz="Europe/Berlin").sql(
+        """select distinct data ->> '$.orderId' from events
+        where topic = 'orders' and recorded_at > $begin and recorded_at <= $at and (data ->> '$.orderId') is not null""",
+        begin=pd.Timestamp(planted["from"]).to_pydatetime(),
+        at=pd.Timestamp("2026-03-12T14:30:00+01:00").to_pydatetime(),
+    )
+    assert set(wrong) == {order for (order,) in told.fetchall()} != set()
+
+
+def test_the_clock_that_ran_ahead_is_found_with_its_source_and_its_shadow(incident, shop):
+    planted = truth(shop)["clock_ahead"]
+    (info,) = the(incident, "Info")
+    ((state, suspect),) = [(state, suspect) for state in info.manifest.lives for suspect in state.suspects]
+    assert (state.topic, state.partition, suspect.source) == ("shipments", planted["partition"], planted["source"])
+    assert suspect.start <= planted["offsets"][0]
+    assert planted["offsets"][-1] < suspect.next
+    pushed = table(incident, "pushed")
+    assert (pushed["pushed"].tolist(), pushed["partition_id"].tolist()) == ([planted["shadowed"]], [planted["partition"]])
+
+
+def test_the_stuck_orders_are_found_and_where_they_ended(incident, shop):
+    planted = truth(shop)
+    (sagas,) = the(incident, "Sagas")
+    stuck = sorted(order.replace("ord-", "cor-") for order in planted["stuck"]["ids"])
+    assert sorted(table(incident, "silent").index) == sorted(sagas.stuck.df().index) == stuck
+    assert len(sagas.compensated) == planted["compensated"]["count"]
+    assert "1 open end" in repr(the(incident, "Trace")[1])
+    (letters,) = the(incident, "DeadLetters")
+    assert len(letters) == planted["dead_lettered"]["count"] + planted["malformed"]["count"]
 
 
 def test_the_new_projection_differs_by_the_second_version_of_an_event_and_by_its_redeliveries_alone(shop):
