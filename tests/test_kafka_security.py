@@ -358,6 +358,10 @@ def test_a_missing_client_certificate_is_told(secured, keys):
 def test_an_unknown_authority_and_the_wrong_protocol_are_told(secured):
     assert "CERTIFICATE_VERIFY_FAILED" in refused(url(secured, "TLS"), SourceUnreachable, security_protocol="SSL")
     assert "another security.protocol than PLAINTEXT" in refused(url(secured, "PLAIN"), SourceUnreachable)
+    assert "another security.protocol than PLAINTEXT" in refused(url(secured, "TLS"), SourceUnreachable)
+    assert "than SSL" in (said := refused(url(secured, "PLAINTEXT"), SourceUnreachable, security_protocol="SSL")) or "no TLS with" in said
+    login = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_username": "bob", "sasl_password": PASSWORD}
+    assert "takes no login; set security.protocol to PLAINTEXT" in refused(url(secured, "PLAINTEXT"), **login)
 
 
 def test_a_topic_that_one_may_not_read_is_named_and_read_on_one_is_enough(secured):
@@ -517,7 +521,8 @@ def test_java_properties_are_read_with_their_escapes_comments_and_continued_line
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"sasl_pasword": "x"}, "has no setting sasl_pasword"),
+        ({"sasl_pasword": "x"}, r"has no setting sasl_pasword; is it sasl_password\?"),
+        ({"group": "x"}, "has no setting group; it has config, client_id, "),
         ({"config": {"sasl.pasword": "x"}}, "has no setting sasl_pasword"),
         ({"sasl_username": "x"}, "no security.protocol"),
         ({"security_protocol": "TLS"}, "security.protocol=TLS is unknown"),

@@ -59,7 +59,7 @@ class Connections:
             return await connection.send(request)
         except (kafka_errors.IncompatibleBrokerVersion, NotImplementedError) as exc:
             raise TooOldError(
-                f"{self._url} does not know {type(request).__name__.strip('_')}; Kafka 0.11 is the oldest that can be read"
+                f"{self._url} does not know {type(request).__name__.strip('_')}; is it a broker (a KRaft controller is none), of Kafka 0.11 or later?"
             ) from exc
         except (kafka_errors.KafkaError, OSError) as exc:
             connection.close()
@@ -95,6 +95,8 @@ class Connections:
         if isinstance(exc, kafka_errors.UnsupportedSaslMechanismError):
             has = f"; it offers {', '.join(offered)}" if offered else ""
             raise AccessDenied(f"{where} does not know this mechanism{has}; check sasl.mechanism") from None
+        if isinstance(exc, kafka_errors.IllegalSaslStateError):
+            raise AccessDenied(f"{where} takes no login; set security.protocol to PLAINTEXT, or to SSL if it has TLS") from None
         if isinstance(exc, DENIED):
             raise AccessDenied(f"{where} refuses the login ({self._word(exc)}); check {self._suspects()}") from None
         if isinstance(exc, ValueError | AssertionError) and not isinstance(exc, ssl.SSLError):  # aiokafka's own checks of a login

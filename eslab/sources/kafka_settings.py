@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import difflib
 import json
 import os
 import re
@@ -121,7 +122,9 @@ def _refuse_unknown(settings: Mapping[str, Any], *, strict: bool) -> None:
     """A file holds what other clients need, too; a keyword is meant for us."""
     unknown = [name for name in settings if name not in _KNOWN and (strict or (_OURS.match(name) and not _IDLE.match(name)))]
     if unknown:
-        raise SourceError(f"a Kafka source has no setting {', '.join(sorted(unknown))}; it has config, {', '.join(sorted(_KNOWN))}")
+        near = {one for name in unknown for one in difflib.get_close_matches(name, _KNOWN, 1, 0.8)}
+        there = f"is it {', '.join(sorted(near))}?" if near else f"it has config, {', '.join(sorted(_KNOWN))}"
+        raise SourceError(f"a Kafka source has no setting {', '.join(sorted(unknown))}; {there}")
 
 
 def _config(config: Any) -> Mapping[str, Any]:
