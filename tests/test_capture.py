@@ -108,8 +108,9 @@ def test_a_file_that_shrank_is_another_incarnation(tmp_path):
     assert "below offset 10" in todo.notices[0]
 
 
-def test_a_topic_made_anew_in_mid_capture_stops_it_and_loses_nothing_committed(tmp_path):
-    log, source = Log(tmp_path / "log"), MemorySource(records(30_000, partitions=1))
+def test_a_topic_made_anew_in_mid_capture_stops_it_and_loses_nothing_committed(tmp_path, monkeypatch):
+    monkeypatch.setattr("eslab.sources.memory.CHUNK", 100)
+    log, source = Log(tmp_path / "log"), MemorySource(records(300, partitions=1))
     take(source, log, stop=5)
     todo = plan(source, log, None)
     reading = source.read
@@ -318,16 +319,17 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_segment(tmp_path, monkey
     assert held(log) == everything(source)
 
 
-def test_what_is_read_before_an_error_is_committed(tmp_path):
-    log, source = Log(tmp_path / "log"), MemorySource(records(40_000, partitions=1))
+def test_what_is_read_before_an_error_is_committed(tmp_path, monkeypatch):
+    monkeypatch.setattr("eslab.sources.memory.CHUNK", 100)
+    log, source = Log(tmp_path / "log"), MemorySource(records(400, partitions=1))
     todo = plan(source, log, None)
 
     def stop(chunk):
-        if chunk.next > 15_000:
+        if chunk.next > 150:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         list(capture(source, log, todo, on_chunk=stop))
-    assert max(segment.footer.next for segment in log.lives()["t", 0, 0]) == 20_000
+    assert max(segment.footer.next for segment in log.lives()["t", 0, 0]) == 200
     take(source, log)
     assert held(log) == everything(source)

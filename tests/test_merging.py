@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from logs import RULES, new_lab
 from oracle import read_log
-from test_crashes import Source, assert_whole, done, dying_at, run
+from test_crashes import Source, assert_whole, done, dying_at, run, state_of
 
 from eslab.capture import capture, plan
 from eslab.errors import CorruptLog
@@ -180,7 +180,7 @@ def test_a_merge_killed_while_it_removes_what_was_merged_a_day_ago_loses_nothing
 def test_a_merge_killed_at_any_step_loses_nothing_and_is_done_by_the_next(tmp_path):
     times = killed_merges(tmp_path, trickled(tmp_path / "base", NEIGHBOURS + 1))
     assert times >= 6, "two files, each of fsync, replace, fsync of the folder"
-    for step in range(1, times + 1):
+    for step in {state_of(tmp_path / str(step)): step for step in range(1, times + 1)}.values():  # of those that are the same, one
         lab = Lab(tmp_path / str(step), tz="UTC", say=lambda notice: None)
         rows = lab.sql("select count(*), count(distinct (partition_id, record_offset)) from records").fetchall()
         assert rows == [(PER_SNAPSHOT * (NEIGHBOURS + 1),) * 2], step

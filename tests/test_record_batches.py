@@ -407,10 +407,12 @@ def test_a_response_that_unpacks_to_much_comes_in_pieces(monkeypatch: pytest.Mon
 
 
 def test_a_batch_larger_than_the_scratch_is_read_whole():
-    value = b"v" * (len(SCRATCH.bytes) + 1)
+    value = random.Random(1).randbytes(70_000) * 3
 
     for codec in range(BLOCKS + 1):
-        (chunk,) = decoded(batch(0, [(1, b"k", value, [])], codec=codec))
+        scratch = Scratch()
+        scratch.bytes = bytearray(100_000)
+        (chunk,) = decode(FetchedBytes("t", 0, 0, FAR, batch(0, [(1, b"k", value, [])], codec=codec)), scratch)
         assert chunk.records["value"][0].as_py() == value, codec
 
 
