@@ -45,10 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = set(getattr(item, "fixturenames", ()))
         for mark in {MARKS[name] for name in fixtures if name in MARKS}:
             item.add_marker(mark)
-        for name in {"secured", "trio"} & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group(name))  # several JVMs: one process has them, and the tests that need them
-        if "jupyterlab" in fixtures:
-            item.add_marker(pytest.mark.xdist_group("jupyterlab"))  # one server is enough: all of them go to one worker
+        # what takes seconds to start is started by one process, which gets the tests that need it
+        if group := next((name for name in ("jupyterlab", "trio", "secured", "kafka") if name in fixtures), None):
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def need(name: str, reason: str | None) -> None:
@@ -63,7 +62,7 @@ def need(name: str, reason: str | None) -> None:
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """A node shared by the tests of one process; make topics without a name there, they get one of their own.
 
-    Each pytest-xdist worker has its own: a shared one would have to outlive whichever worker started it, and tests may kill it.
+    One pytest-xdist worker has it and gets its tests; those that need more than it may start one of their own in another.
     """
     if address := os.environ.get("ESLAB_TEST_KAFKA"):
         yield KafkaCluster.at(address)
