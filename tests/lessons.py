@@ -94,14 +94,14 @@ def slide_types(book: NotebookNode) -> Iterator[str]:
             yield "-" if "switch" in cell.metadata.get("tags", ()) else "subslide"
 
 
-def run(source: str, names: dict[str, Any], *, shop: str = "") -> Run:
-    """Run a cell as a notebook would, with the demo lab at `shop` if it is elsewhere. A word on stderr is an error, as in `make notebooks`."""
+def run(source: str, names: dict[str, Any], *, shop: str = "", draw: bool = True) -> Run:
+    """Run a cell as a notebook would, with the demo lab at `shop` if it is elsewhere; without `draw`, show nothing. A word on stderr is an error, as in `make notebooks`."""
     tree = ast.parse(source.replace(SHOP, repr(shop)) if shop else source)
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     printed, complained = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complained):
         exec(compile(tree, "<lesson>", "exec"), names)
         value = None if last is None else eval(compile(ast.Expression(last.value), "<lesson>", "eval"), names)
-        shown = {} if value is None else DisplayFormatter().format(value)[0]
+        shown = {} if value is None or not draw else DisplayFormatter().format(value)[0]
     assert complained.getvalue() == ""
     return Run(printed.getvalue(), value, shown)
