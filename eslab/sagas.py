@@ -224,20 +224,19 @@ def _mark_backwards(con: duckdb.DuckDBPyConnection) -> None:
 
 
 _INSTANCES: Final = f"""with steps as (
-    select correlation_id, event_type, order_at, PLACE as place,
-        case when event_type in (select unnest($done::varchar[])) then 'finished' when event_type in (select unnest($compensated::varchar[])) then 'compensated' end as ends,
-        event_type in (select unnest($begin::varchar[])) as begins
+    select correlation_id, event_type, order_at, PLACE as place, list_contains($done::varchar[] || $compensated::varchar[], event_type) as ends, list_contains($begin::varchar[], event_type) as begins
     from held anti join repeats using (topic, partition_id, incarnation, record_offset) where {_SAGA}
 ), instances as (
     select correlation_id, count(*) as steps, arg_min(event_type, place) as first_type, min(order_at) as started_at,
         arg_max(event_type, place) as last_type, max(order_at) as last_at,
-        arg_max({{'state': ends, 'type': event_type, 'at': order_at}}, place) filter (ends is not null) as ending, bool_or(begins) as begins
+        arg_max(event_type, place) filter (ends) as ended_type, max(order_at) filter (ends) as ended_at, bool_or(begins) as begins
     from steps group by correlation_id
 )
 select correlation_id,
-    case when ending is not null then ending.state when epoch_us($now::timestamptz) - epoch_us(last_at) >= $stuck_us then 'stuck' else 'running' end as state,
-    steps, first_type, started_at, last_type, last_at, ending.type as ended_type, ending.at as ended_at,
-    epoch_us(coalesce(ending.at, last_at)) - epoch_us(started_at) as took_us,
-    case when ending is null then epoch_us($now::timestamptz) - epoch_us(last_at) end as silent_us, coalesce(backwards, 0) as backwards
+    case when list_contains($done::varchar[], ended_type) then 'finished' when ended_type is not null then 'compensated'
+        when epoch_us($now::timestamptz) - epoch_us(last_at) >= $stuck_us then 'stuck' else 'running' end as state,
+    steps, first_type, started_at, last_type, last_at, ended_type, ended_at,
+    epoch_us(coalesce(ended_at, last_at)) - epoch_us(started_at) as took_us,
+    case when ended_type is null then epoch_us($now::timestamptz) - epoch_us(last_at) end as silent_us, coalesce(backwards, 0) as backwards
 from instances left join backwards using (correlation_id) where begins or len($begin::varchar[]) = 0
 order by silent_us desc nulls last, last_at, correlation_id"""
