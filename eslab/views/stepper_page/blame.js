@@ -54,6 +54,7 @@ function blame(book, { at, go, watch, stop, stops, tell }) {
     [path, until, limit, asker] = [of, at(), CAUSES, from];
     draw();
     box.focus({ preventScroll: true });
+    from?.scrollIntoView({ block: "nearest" }); // there is less room above now
   }
 
   function close() {
