@@ -29,6 +29,7 @@ function render({ model, el }) {
   function save() {
     clearTimeout(resting);
     resting = null;
+    model.set("position", position); // not at each step: the echo of an earlier one would take the reader back
     try { model.save_changes(); } catch { /* no kernel: all goes on without Python */ }
   }
   const kept = keeps(book, { get: (kind) => model.get(kind) ?? [], set: (kind, list) => { model.set(kind, list); save(); }, at, go, ask: (path, from) => blamed.ask(path, from) });
@@ -116,7 +117,6 @@ function render({ model, el }) {
     if (wanted === position) return;
     show(wanted);
     if (had?.disabled) root.focus({ preventScroll: true }); // a button at its end: the keys must go on
-    model.set("position", wanted);
     clearTimeout(resting);
     resting = setTimeout(save, REST_MS);
   }
@@ -188,6 +188,8 @@ function render({ model, el }) {
   const heard = {
     "change:position": () => { // ours comes back too
       if (model.get("position") === position) return;
+      clearTimeout(resting); // the last word wins
+      resting = null;
       show(model.get("position"));
       play.moved();
     },
