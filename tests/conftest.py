@@ -40,6 +40,7 @@ settings.register_profile("busy", deadline=None)  # two workers on two cores: a 
 settings.load_profile("busy")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in a hook of its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
