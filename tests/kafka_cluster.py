@@ -304,7 +304,15 @@ class KafkaCluster:
         """The high watermark, or with `stable` the last stable offset."""
         level = ck.IsolationLevel.READ_COMMITTED if stable else ck.IsolationLevel.READ_UNCOMMITTED
         at = ck.TopicPartition(topic, partition)
-        return self.admin.list_offsets({at: ck_admin.OffsetSpec.latest()}, isolation_level=level)[at].result(10).offset
+
+        def ask() -> Any:
+            try:
+                return self.admin.list_offsets({at: ck_admin.OffsetSpec.latest()}, isolation_level=level)[at].result(10)
+            except ck.KafkaException as exc:
+                if exc.args[0].code() != ck.KafkaError.FENCED_LEADER_EPOCH:  # librdkafka's own memory of who leads since when
+                    raise
+
+        return wait_for(ask, f"end of {topic}[{partition}]").offset
 
     def start_of(self, topic: str, partition: int = 0) -> int:
         """The log start."""

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import aiokafka
@@ -21,6 +22,8 @@ from eslab.model import Record
 from eslab.sources import Chunk, Hole, Marker, Source, table_to_records
 from eslab.sources import kafka as kafka_module
 from eslab.sources.kafka import KafkaSource
+from eslab.sources.kafka_connections import Connections, TryAgainError
+from eslab.sources.kafka_protocol import MetadataRequest
 from eslab.sources.opening import open_groups, open_source
 
 
@@ -346,6 +349,30 @@ def test_a_broker_that_stays_away_ends_the_reading(monkeypatch: pytest.MonkeyPat
 
         with pytest.raises(SourceUnreachable, match="connection refused"):
             list(source.read(asked))
+
+
+def test_a_node_that_answers_without_a_broker_is_waited_for_as_one_that_does_not_answer(embedded: str, monkeypatch: pytest.MonkeyPatch):
+    send(ck.Producer({"bootstrap.servers": embedded}, logger=QUIET), "orders", numbered(10))
+    plain, answers = Connections.send, iter(["knows no broker", "is away", "knows no broker"])
+
+    async def send_to_one_that_restarts(self: Connections, address: Any, request: Any, **more: Any) -> Any:
+        response = await plain(self, address, request, **more)
+        if not isinstance(request, MetadataRequest) or not (how := next(answers, "")):
+            return response
+        if how == "is away":
+            raise TryAgainError(SourceUnreachable("nothing answers"))
+        return SimpleNamespace(to_object=lambda: response.to_object() | {"brokers": [], "topics": []})
+
+    monkeypatch.setattr(Connections, "send", send_to_one_that_restarts)
+    with KafkaSource(f"kafka://{embedded}") as source:
+        assert bounds(source, "orders")["orders", 0] == (0, 10), "from the first word on"
+        answers = iter(["knows no broker", "is away"])
+        assert bounds(source, "orders")["orders", 0] == (0, 10)
+        monkeypatch.setattr(kafka_module, "PATIENCE_S", 0)
+    with KafkaSource(f"kafka://{embedded}") as source:
+        answers = iter(["knows no broker"] * 9)
+        with pytest.raises(SourceUnreachable, match="answers, but knows of no broker; is the cluster starting"):
+            source.partitions(["orders"])
 
 
 def test_an_end_that_moved_back_ends_the_reading(embedded: str, monkeypatch: pytest.MonkeyPatch):

@@ -54,6 +54,7 @@ class Cluster:
         self._hosts = hosts_of(url)
         self._isolation = ISOLATION[isolation]
         self._connections = Connections(url, connecting)
+        self._heard = False  # has anything ever answered?
         self._brokers: list[Address] = []  # as the cluster last named them
         self._cluster_id: str | None = None
         self._topics: dict[str, Topic] = {}
@@ -100,15 +101,21 @@ class Cluster:
 
     async def _metadata(self, topics: Sequence[str] | None) -> dict[str, Any]:
         trouble: TryAgainError | None = None
-        for address in dict.fromkeys([*self._brokers, *self._hosts]):
+        for host, port in dict.fromkeys([*self._brokers, *self._hosts]):
             try:
-                answer: dict[str, Any] = (await self._connections.send(address, MetadataRequest(topics))).to_object()
+                answer: dict[str, Any] = (await self._connections.send((host, port), MetadataRequest(topics))).to_object()
             except TryAgainError as exc:
                 trouble = exc
-            else:
+                continue
+            self._heard = True
+            if answer["brokers"]:
                 return answer
+            # a node that starts or stops answers already, or still, when the controller does not count it among the brokers
+            trouble = TryAgainError(
+                SourceUnreachable(f"{self._url}: {host}:{port} answers, but knows of no broker; is the cluster starting?")
+            )
         assert trouble
-        if self._brokers:
+        if self._heard:
             raise trouble
         raise trouble.error  # nothing ever answered: the address is wrong or the broker down, and waiting helps neither
 
