@@ -233,11 +233,11 @@ class Lab:
         mapping, last = read_mapping(self.path), newest_manifest(self.path)
         if not building.outdated(last, self._log, mapping):
             if last is not None and not sql.is_current(Events(self.path, last)):
-                sql.write_database(Events(self.path, last), self._log)
+                self._write_database(Events(self.path, last))
             return
         with Bar("sorting events", shown=progress) as bar:
             manifest = building.update(self.path, self._log, mapping, say=self._say, on_records=bar.count)
-        sql.write_database(Events(self.path, manifest), self._log)
+        self._write_database(Events(self.path, manifest))
         said = set(sql.renamed(last.types)) if last else set()
         for notice in sql.renamed(manifest.types):
             if notice not in said:
@@ -247,6 +247,9 @@ class Lab:
             for suspect in state.suspects:
                 if suspect not in known:
                     self._say(told_of(state.life, suspect))
+
+    def _write_database(self, events: Events) -> None:
+        sql.write_database(events, self._log)
 
     def _now(self) -> Events:
         """The newest events. Builds them where the log has moved on and nobody is writing."""

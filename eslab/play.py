@@ -10,8 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import duckdb
+
 from eslab.decode.envelopes import ENVELOPES
 from eslab.errors import SourceError
+from eslab.events import Events
 from eslab.lab import Lab
 from eslab.mapping import TopicMapping, first_id, write_topic
 from eslab.model import Record, dumps, parse_path
@@ -22,6 +25,9 @@ __all__ = ["Play", "play"]
 TOPIC: Final = "events"
 BEGIN: Final = dt.datetime(2026, 1, 1, 9, tzinfo=dt.UTC)
 """When the first event without a timestamp happens; each further one a second later."""
+
+_ASKED: Final[set[Lab]] = set()
+"""Labs that stay as long as Python does: a relation of DuckDB's reads its files when it is looked at, and can hold no lab."""
 
 
 class Play(Lab):
@@ -46,6 +52,13 @@ class Play(Lab):
         """Add one event, and capture it."""
         self._append(event)
         self.snapshot(self._source, progress=False)
+
+    def sql(self, query: str, **parameters: Any) -> duckdb.DuckDBPyRelation:
+        _ASKED.add(self)
+        return super().sql(query, **parameters)
+
+    def _write_database(self, events: Events) -> None:
+        """Nobody else opens this folder."""
 
     def _append(self, event: Mapping[str, Any] | Record) -> None:
         now = BEGIN + dt.timedelta(seconds=self._published)

@@ -1,4 +1,5 @@
 import datetime as dt
+import gc
 import json
 import os
 import threading
@@ -231,6 +232,21 @@ def test_a_copied_projection_is_the_next_version_and_changes_apart_from_the_firs
     assert (first.copy(name="other").version, first.copy(version=7).version) == (1, 7)
     toy = eslab.play([{"eventType": "OrderCreated", "data": {"orderId": "o1"}}])
     assert [dict(toy.replay(one, progress=False)) for one in (first, second)] == [{"o1": {"n": 1}}, {"o1": {"n": 10}}]
+
+
+def test_what_sql_finds_in_a_played_lab_can_be_read_when_nothing_holds_the_lab_any_more():
+    relation = eslab.play([{"eventType": "OrderCreated", "data": {"orderId": "o1"}}]).sql("from events select event_type")
+    gc.collect()
+    assert relation.fetchall() == [("OrderCreated",)]
+
+
+def test_the_folder_of_a_played_lab_goes_with_it():
+    lab = eslab.play([{"eventType": "OrderCreated", "data": {"orderId": "o1"}}])
+    folder = lab.path
+    assert sorted(one.name for one in folder.iterdir() if one.is_file()) == ["lab.toml"], "no lab.duckdb, which nobody else would open"
+    del lab
+    gc.collect()
+    assert not folder.exists()
 
 
 def test_a_handler_that_raises_fails_its_key_alone_and_the_world_says_so(lab):
