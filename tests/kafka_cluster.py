@@ -37,6 +37,7 @@ QUIET = logging.getLogger("librdkafka")  # it writes a line per refused connecti
 QUIET.addHandler(logging.NullHandler())
 QUIET.propagate = False
 
+NEW_LEADER = {ck.KafkaError.FENCED_LEADER_EPOCH, ck.KafkaError._NOENT}
 START_S = 60  # a broker is up after 4 to 8 s on an idle machine
 
 
@@ -303,21 +304,24 @@ class KafkaCluster:
     def end(self, topic: str, partition: int = 0, *, stable: bool = False) -> int:
         """The high watermark, or with `stable` the last stable offset."""
         level = ck.IsolationLevel.READ_COMMITTED if stable else ck.IsolationLevel.READ_UNCOMMITTED
+        return self._offset(topic, partition, ck_admin.OffsetSpec.latest(), isolation_level=level)
+
+    def start_of(self, topic: str, partition: int = 0) -> int:
+        """The log start."""
+        return self._offset(topic, partition, ck_admin.OffsetSpec.earliest())
+
+    def _offset(self, topic: str, partition: int, spec: ck_admin.OffsetSpec, **more: Any) -> int:
         at = ck.TopicPartition(topic, partition)
 
         def ask() -> Any:
             try:
-                return self.admin.list_offsets({at: ck_admin.OffsetSpec.latest()}, isolation_level=level)[at].result(10)
+                return self.admin.list_offsets({at: spec}, **more)[at].result(10)
             except ck.KafkaException as exc:
-                if exc.args[0].code() != ck.KafkaError.FENCED_LEADER_EPOCH:  # librdkafka's own memory of who leads since when
+                if exc.args[0].code() not in NEW_LEADER:
                     raise
+                del self._admin  # librdkafka does not forget who led before a node was started anew
 
-        return wait_for(ask, f"end of {topic}[{partition}]").offset
-
-    def start_of(self, topic: str, partition: int = 0) -> int:
-        """The log start."""
-        at = ck.TopicPartition(topic, partition)
-        return self.admin.list_offsets({at: ck_admin.OffsetSpec.earliest()})[at].result(10).offset
+        return wait_for(ask, f"offset of {topic}[{partition}]").offset
 
     def log_file(self, topic: str, partition: int = 0, node: int = 1) -> Path:
         """The first file of a partition's log on a node's disk."""
