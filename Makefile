@@ -15,6 +15,7 @@ ONLY ?=
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip install --quiet --disable-pip-version-check
+TESTS := $(RUN) pytest -n 3 --dist loadgroup
 DEMO := $(VENV)/bin/eslab demo data/shop $(if $(KAFKA),--kafka $(KAFKA))
 # README.md opens to be read, not as source
 READING := JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}"
@@ -30,8 +31,8 @@ lab: $(VENV)/lab ## JupyterLab on the demo: the order shop
 	$(DEMO)
 	$(READING) $(RUN) jupyter lab $(ROOT_TOO) notebooks/README.md $(LAB_ARGS)
 
-test: $(VENV)/test ## all tests but the long ones
-	$(RUN) pytest -n 3 --dist loadgroup -m "not torture" $(ARGS)
+test: $(VENV)/test ## all tests but the long ones, and those that run notebooks
+	$(TESTS) -m "not torture and not notebook" $(ARGS)
 
 torture: $(VENV)/test ## the long tests, and twenty times as many examples of those that draw theirs
 	ESLAB_EXAMPLES=20 $(RUN) pytest -m "torture or hypothesis" --timeout 0 $(ARGS)
@@ -45,9 +46,10 @@ lint: $(VENV)/test ## ruff, mypy, and the one way that imports go
 bench: $(VENV)/test ## the benchmarks, or ONLY one of them
 	$(RUN) benchmarks $(ONLY)
 
-notebooks: $(VENV)/test ## run every notebook from a clean kernel
+notebooks: $(VENV)/test ## run every notebook from a clean kernel, or those in ARGS; then what is told of them is tested
 	$(DEMO)
 	$(VENV)/bin/python tests/run_notebooks.py $(ARGS)
+	$(if $(ARGS),,$(TESTS) -m "notebook and not torture")
 
 lessons: $(VENV)/test ## each lesson as a page to hand out, and as slides, in build/lessons
 	$(DEMO)

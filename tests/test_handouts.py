@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.notebook
+
 SMALLEST = 0.5  # how far a slide may be shrunk and still be read from the last row
 ONE = "02-event-sourcing"
 STEMS = [path.stem if path.stem == ONE else pytest.param(path.stem, marks=pytest.mark.torture) for path in PATHS]

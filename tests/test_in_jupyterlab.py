@@ -43,6 +43,7 @@ def nothing_left_this_machine_and_nothing_broke(seen: Watched) -> Iterator[None]
     assert found == Watched()
 
 
+@pytest.mark.notebook
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_notebook_runs_and_what_it_makes_is_to_be_seen(jupyterlab: JupyterLab, desk: Page, name: str):
     notebook = jupyterlab.open(desk, f"notebooks/{name}")
@@ -371,6 +372,7 @@ SET_SOURCE = """
 """
 
 
+@pytest.mark.notebook
 @pytest.mark.parametrize(
     "stem", ["02-event-sourcing", *(pytest.param(stem, marks=pytest.mark.torture) for stem in ("01-events-and-commands", "08-idempotency"))]
 )

@@ -124,6 +124,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.notebook
 @LESSONS
 @pytest.mark.parametrize("thrown", [False, True], ids=["as it stands", "thrown"])
 def test_a_lesson_keeps_its_promises_and_its_exercise_tells_unsolved_from_solved(lesson, thrown, request, monkeypatch):
@@ -157,6 +158,7 @@ def _keeps(cell: Any, names: dict[str, Any], *, thrown: bool) -> None:
     assert kept == {when: wanted[when] for when in promises}, f"{cell.id}: {promises}"
 
 
+@pytest.mark.notebook
 def test_a_switch_that_breaks_nothing_is_noticed():
     lesson, names = Lesson(PATHS[0]), {"__name__": "__main__"}
 

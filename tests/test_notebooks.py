@@ -15,6 +15,8 @@ import eslab
 from eslab.stalls import Stalls
 
 ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.notebook
+
 LAB = '"../data/shop"'  # as every notebook names it
 
 
