@@ -47,8 +47,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark in {MARKS[name] for name in fixtures if name in MARKS}:
             item.add_marker(mark)
         # what takes seconds to start is started by one process, which gets the tests that need it
-        if group := next((name for name in ("jupyterlab", "trio", "secured", "kafka") if name in fixtures), None):
+        if group := next((name for name in ("jupyterlab", "trio", "secured", "kafka") if name in fixtures), None) or _room(item):
             item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _room(item: pytest.Item) -> str | None:
+    """The module of a test that shares something with others of it, which is made once then."""
+    found = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
+    return item.nodeid.partition("::")[0] if any(one.scope == "module" for several in found for one in several) else None
 
 
 def need(name: str, reason: str | None) -> None:

@@ -51,7 +51,7 @@ def advances(lab: Any, cuts: list[Cut], **options: Any) -> list[str]:
     return found
 
 
-@few(6)
+@few(4)
 @given(log=logs(), seed=st.integers(0, 9))
 def test_a_world_carried_on_through_any_cuts_is_that_of_a_replay(log, seed):
     chance = random.Random(seed)

@@ -64,7 +64,7 @@ def test_of_keys_that_failed_nothing_is_said_and_they_are_counted(lab):
         lab.replay("order", progress=False).diff(lab.replay(Projection("t", key="topic", evolve=lambda state, event: {}), progress=False))
 
 
-@few(8)
+@few(5)
 @given(logs(), st.integers(0, 2**32))
 def test_it_is_what_a_loop_over_both_worlds_finds(log, seed):
     chance = random.Random(seed)

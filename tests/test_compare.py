@@ -203,7 +203,7 @@ def check(log: Any, seed: int) -> None:
             assert list(comparison_differences(lab, oracle, *pair(kind), cut, oracle.until_event(event))) == [], kind
 
 
-@few(6)
+@few(4)
 @given(logs(), st.integers(0, 1000))
 def test_every_group_state_and_divergence_of_a_made_log_is_what_a_plain_loop_finds(log, seed):
     check(log, seed)

@@ -181,14 +181,19 @@ def killed_labs(folder: Path, size: int, before: int = 0) -> list[Lab]:
     return [Lab(path, tz="UTC", say=lambda notice: None) for path in left.values()]
 
 
-def test_a_capture_killed_at_any_step_of_any_commit_is_completed_by_the_next(tmp_path):
-    for lab in killed_labs(tmp_path, 40):
+ANY = pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.torture)])  # of the steps at which it was killed
+
+
+@ANY
+def test_a_capture_killed_at_any_step_of_any_commit_is_completed_by_the_next(tmp_path, every):
+    for lab in killed_labs(tmp_path, 40)[::every]:
         lab.snapshot(Source(50), progress=False)
         assert_whole(lab, 50)
 
 
-def test_a_capture_killed_at_any_step_answers_for_all_that_was_committed(tmp_path):
-    for lab in killed_labs(tmp_path, 40, before=20)[::2]:
+@ANY
+def test_a_capture_killed_at_any_step_answers_for_all_that_was_committed(tmp_path, every):
+    for lab in killed_labs(tmp_path, 40, before=20)[:: 2 * every]:
         oracle = Oracle(lab.path)
         assert 20 <= len(oracle.log) <= 40
         assert [*table_differences(lab, oracle), *history_differences(lab, oracle, [("order", "o3")])] == []
@@ -442,7 +447,7 @@ def check_flips(path: Path, every: int) -> None:
     assert unseen == [], f"changed without a word at {unseen}"
 
 
-@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("every", [47, pytest.param(1, marks=pytest.mark.torture)])
 def test_a_flipped_byte_of_a_segment_is_noticed_or_changes_nothing(tmp_path, every):
     lab = small_lab(tmp_path / "lab")
     [path, _] = sorted((lab.path / "log").glob("*/*/*/*.parquet"))

@@ -68,7 +68,7 @@ def version_differences(lab, oracle, chance):
             yield f"{key} at version {version}: {state}"
 
 
-@few(8)
+@few(6)
 @given(logs(), SEEDS)
 def test_a_cut_at_any_version_of_any_key_is_the_oracles(log, seed):
     with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +175,7 @@ def test_a_commit_from_before_a_topic_was_made_anew_says_nothing_of_it(lab):
     assert len(lab.cut(group="billing").excluded) == 2
 
 
-@few(15)
+@few(10)
 @given(
     st.lists(
         st.tuples(st.integers(0, 1), st.none() | st.integers(0, 9), st.integers(0, 20), st.none() | st.integers(0, 20)),
@@ -469,7 +469,7 @@ def test_an_event_that_says_no_time_happened_when_it_was_recorded_and_not_where_
     ]
 
 
-@few(10)
+@few(7)
 @given(logs(), SEEDS)
 def test_what_had_happened_within_a_cut_is_the_oracles(log, seed):
     chance = random.Random(seed)

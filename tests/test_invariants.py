@@ -104,7 +104,7 @@ def test_the_violators_and_since_when_they_are_is_what_a_loop_over_the_histories
     assert changed[-1][1] == len(found)
 
 
-@few(8)
+@few(5)
 @given(logs())
 def test_in_any_log_the_violators_are_those_that_a_replay_shows(tmp_path_factory, log):
     lab = captured(tmp_path_factory.mktemp("any") / "lab", log)

@@ -225,7 +225,7 @@ def keying_path(path):
     return eslab.model.parse_path(path)[1:]
 
 
-@few(10)
+@few(6)
 @given(logs(), st.integers(0, 2**32))
 def test_the_world_by_any_key_is_that_of_a_loop_over_the_log(log, seed):
     with tempfile.TemporaryDirectory() as folder:

@@ -86,7 +86,7 @@ def test_hostile_ids_are_escaped():
     assert "<b>" not in lab.late(min="0s")._repr_html_()
 
 
-@few(8)
+@few(5)
 @given(logs(), st.integers(0, 2**32))
 def test_what_is_late_is_the_oracles(log, seed):
     least = dt.timedelta(seconds=random.Random(seed).choice([0, 1, 30, 90, 86_400]))

@@ -31,7 +31,7 @@ def check_every_answer(log: Log, seed: int) -> None:
         assert list(all_differences(lab, Oracle(lab.path), random.Random(seed).choice)) == []
 
 
-@few(15)
+@few(10)
 @given(logs(), SEEDS)
 def test_every_history_state_world_and_count_of_a_made_log_is_the_oracles(log, seed):
     check_every_answer(log, seed)
@@ -90,7 +90,7 @@ def check_parts(log: Log, parts: int, seed: int) -> None:
         assert list(all_differences(split, Oracle(split.path), chance.choice)) == []
 
 
-@few(7)
+@few(5)
 @given(logs(), st.integers(2, 6), SEEDS)
 def test_a_log_captured_in_any_parts_gives_the_same_events_and_answers(log, parts, seed):
     check_parts(log, parts, seed)
@@ -123,7 +123,7 @@ def test_without_events_and_lab_duckdb_a_reopened_lab_gives_the_same_answers(log
         assert (lab.path / "lab.duckdb").exists()
 
 
-@few(6)
+@few(4)
 @given(logs(15), logs(15), SEEDS)
 def test_a_partition_made_anew_is_another_incarnation_and_the_newest_is_what_answers(first, second, seed):
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +138,7 @@ def test_a_partition_made_anew_is_another_incarnation_and_the_newest_is_what_ans
 # --- cuts -------------------------------------------------------------------------------------------
 
 
-@few(8)
+@few(6)
 @given(logs(), SEEDS)
 def test_cuts_are_prefixes_of_the_order_that_unite_intersect_and_survive_json(log, seed):
     chance = random.Random(seed)

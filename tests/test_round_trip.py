@@ -202,7 +202,7 @@ named = headers.map(lambda heads: [(name.replace("\0", "0"), told) for name, tol
 
 
 @given(st.lists(st.tuples(st.integers(1, 1 << 41), content, content, named), min_size=1, max_size=20))
-@few(8)
+@few(6)
 def test_what_a_producer_sends_to_a_broker_is_what_the_log_holds(embedded_topics, tmp_path_factory, sent):
     """Through librdkafka's producer and its own broker, which know nothing of our encoder."""
     address, topic = embedded_topics()

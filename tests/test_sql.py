@@ -217,6 +217,7 @@ def test_columns_are_the_same_in_an_empty_lab(tmp_path, toy):
 
 
 def test_lab_duckdb_answers_alike_from_within_the_folder(toy):
+    sql.write_database(toy._now(), toy._log)  # nobody else opens a played lab, so it has none
     code = "import duckdb; print(duckdb.connect('lab.duckdb', read_only=True).sql('select count(*), (select sum(n) from types.\"OrderCreated\") from history').fetchall())"
     told = subprocess.run([sys.executable, "-c", code], cwd=toy.path, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[(5, 3)]"

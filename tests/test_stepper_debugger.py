@@ -378,8 +378,10 @@ def test_what_strangers_wrote_is_text_in_every_view(page, tmp_path):
     assert not {"\u202e", "\u2066", "\u2028", "\ufeff", "\x00", "\x1b"} & set(told)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 600])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [("light", 1280), ("dark", 600), *(pytest.param(*one, marks=pytest.mark.torture) for one in (("light", 600), ("dark", 1280)))],
+)
 def test_with_everything_open_it_is_accessible_and_fits(chromium, watched, tmp_path, plain, scheme, width):
     stepper = plain.step(at=21)
     stepper.breakpoints, stepper.bookmarks, stepper.watched = [["type", "OrderPaid"], ["step", 3]], [5, 21], ["total", "lines"]

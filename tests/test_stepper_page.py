@@ -376,25 +376,19 @@ def test_what_strangers_wrote_is_text_and_nothing_of_it_runs_or_leaves(page, tmp
     assert stepper.locator('.es-state [data-path^="__proto__"]').count() == 4
 
 
-@pytest.mark.parametrize("text", [text for text in HOSTILE if text != "\ud800"])
-def test_ids_types_and_sources_of_strangers_are_text(page, tmp_path, text):
-    event = {
-        "eventId": text,
-        "eventType": text,
-        "source": text,
-        "correlationId": text,
-        "causationId": text,
-        "eventVersion": text,
-        "data": {"orderId": text, text: text},
-    }
-    history = eslab.play([event, event], aggregates={"order": "data.orderId"}).history("order", text)
-    page.goto(history.step().to_html(tmp_path / "page.html").as_uri())
-    page.locator(".es-event h3").wait_for()
-    assert page.evaluate("window.hit") is None
-    assert page.locator(".eslab-stepper :is(script, img, a, iframe, svg, style)").count() == 0
-    seen = "".join(f"\\u{ord(char):04x}" if ord(char) < 32 or char in "\u202e\u2028" else char for char in text)
-    assert page.locator(".es-facts dd").all_inner_texts().count(seen) == 4
-    assert page.locator(".es-name").inner_text() == f"order {seen}"
+def test_ids_types_and_sources_of_strangers_are_text(page, tmp_path):
+    texts = [text for text in HOSTILE if text != "\ud800"]
+    names = ("eventId", "eventType", "source", "correlationId", "causationId", "eventVersion")
+    events = [dict.fromkeys(names, text) | {"data": {"orderId": text, text: text}} for text in texts for _ in range(2)]
+    lab = eslab.play(events, aggregates={"order": "data.orderId"})
+    for text in texts:
+        page.goto(lab.history("order", text).step().to_html(tmp_path / "page.html").as_uri())
+        page.locator(".es-event h3").wait_for()
+        assert page.evaluate("window.hit") is None
+        assert page.locator(".eslab-stepper :is(script, img, a, iframe, svg, style)").count() == 0
+        seen = "".join(f"\\u{ord(char):04x}" if ord(char) < 32 or char in "\u202e\u2028" else char for char in text)
+        assert page.locator(".es-facts dd").all_inner_texts().count(seen) == 4
+        assert page.locator(".es-name").inner_text() == f"order {seen}"
 
 
 def test_text_from_right_to_left_stays_in_its_place(page, tmp_path):
@@ -475,8 +469,10 @@ def test_of_ten_thousand_events_only_those_in_sight_are_drawn(page, tmp_path, lo
 # --- how it looks
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 600])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [("light", 1280), ("dark", 600), *(pytest.param(*one, marks=pytest.mark.torture) for one in (("light", 600), ("dark", 1280)))],
+)
 def test_it_is_accessible_in_light_and_dark_wide_and_narrow(chromium, watched, tmp_path, scheme, width):
     events = [order(0, total=1, lines=[1]), order(0, total=2, lines=[]), order(1, kind="Other"), order(2, total=0), order(3, total=0)]
     history = folded(lambda state, event: {"share": 1 / event.data["total"], "lines": event.data["lines"]}, lab=eslab.play(events))

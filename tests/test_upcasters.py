@@ -289,7 +289,7 @@ def upcast_differences(lab, oracle, chance, executor=None):
         yield f"{total} events checked"
 
 
-@few(12)
+@few(7)
 @given(logs(), st.integers(0, 2**32))
 def test_what_handlers_see_through_upcasters_is_what_a_loop_makes_of_the_log(log, seed):
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool, pytest.MonkeyPatch.context() as patch:

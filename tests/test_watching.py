@@ -387,7 +387,8 @@ def test_a_cluster_that_comes_back_is_watched_on(own_kafka: KafkaCluster, topic:
     assert not watcher.is_alive()
     assert said[0] == f"watching {own_kafka.url} every 0.2 s: 1 group on 2 partitions"
     assert said[1].endswith("It is asked again every 0.2 s; nothing is known of the time between")
-    assert said[2:] == [f"{own_kafka.url} answers again"]
+    assert said[-1] == f"{own_kafka.url} answers again"
+    assert all(word.endswith("nothing is known of the time between") for word in said[2:-1]), "its coordinator may still be loading"
     times = sorted(set(read_samples(tmp_path)["sampled_at"].to_pylist()))
     assert max(after - before for before, after in pairwise(times)) > dt.timedelta(seconds=1)
 
