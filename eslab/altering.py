@@ -163,7 +163,7 @@ class Altered:
             at = self._own_time(event, coordinates)
         if other is None and at is None:
             if end is None:
-                raise WhatIfError("insert it where? give before=, after= or at=, or a time in the event itself")
+                raise WhatIfError("insert it where? right before or after an event, at a time, or with a time in the event itself")
             place, where, notes = beside(standing(end), -self._next, after=True), "at the end", tuple[str, ...]()
         else:
             place, where, notes = self._placed(coordinates, before=before, after=after, at=at)
@@ -298,7 +298,7 @@ class Altered:
         if name is None:
             names = list(dict.fromkeys(life[0] for life in lives))
             if len(names) != 1:
-                raise WhatIfError(f"insert it into which topic? give topic=, one of {', '.join(names) or 'none'}")
+                raise WhatIfError(f"insert it into which topic? name one of {', '.join(names) or 'none'}")
             name = names[0]
         mine = [life for life in lives if life[0] == name]
         if not mine:

@@ -15,7 +15,7 @@ from eslab import keying, stepping
 from eslab.blaming import Cause, Causes, Explanation, explained, last_of_each, of_path
 from eslab.changes import Changes, diff, follow
 from eslab.cuts import Clock, OrderKey
-from eslab.errors import MomentError, UnknownId, VersionOutOfRange
+from eslab.errors import MomentError, ProjectionError, UnknownId, VersionOutOfRange
 from eslab.events import Events, Slice
 from eslab.folding import FOLD_COLUMNS, Rows
 from eslab.model import EACH, MISSING, Coordinates, Cut, Event, Path, Selection, format_path, pack_state, parse_path, value_at
@@ -39,7 +39,7 @@ COLUMNS: Final = (*FOLD_COLUMNS, "event_id", "event_version", "topic", "partitio
 """What a history reads at first, in one go: each column more is a fraction of a millisecond, and each one that is read later a whole one."""
 
 Predicate = Callable[[Any], Any]
-"""Takes a state and says whether it is so."""
+"""Takes a state and says whether it is so. What one raises is raised on, as a `ProjectionError` that names the step."""
 
 
 class History(Sequence[Step]):
@@ -162,7 +162,7 @@ class History(Sequence[Step]):
                 (event_type is not None and step.event.type == event_type)
                 or step.version in at
                 or (failed and "failed" in step.marks)
-                or (when is not None and bool(when(step.after)))
+                or (when is not None and _holds(when, step))
             )
 
         return stops
@@ -172,15 +172,15 @@ class History(Sequence[Step]):
         wanted = {path: self._path(path) for path in paths}
         if not wanted:
             raise MomentError('watch what? name paths, like h.watch("status", "items[0].price")')
-        rows = []
+        events, rows = [], []
         for event, _, causes, state in self._traced():
             if any(next(of_path(causes, path), None) for path in wanted.values()):
-                told = {"version": causes[0].version, "event_type": event.type_name}
-                told |= {"event_id": event.id, "recorded_at": event.recorded_at}
-                rows.append(told | {path: copy.deepcopy(value_at(state, own, MISSING)) for path, own in wanted.items()})
-        frame = pd.DataFrame(rows, columns=["version", "event_type", "event_id", "recorded_at", *wanted]).set_index("version")
+                events.append((causes[0].version, event.type_name, event.id, event.recorded_at))
+                rows.append([copy.deepcopy(value_at(state, path, MISSING)) for path in wanted.values()])
+        frame = pd.DataFrame(events, columns=["version", "event_type", "event_id", "recorded_at"]).set_index("version")
         frame["recorded_at"] = pd.to_datetime(frame["recorded_at"], utc=True).dt.tz_convert(self._clock.zone)
-        return frame
+        values = pd.DataFrame(rows, frame.index, [*wanted], dtype=object)  # as they are: pandas makes an integer beside a null a float
+        return pd.concat([frame, values], axis=1)
 
     def changes(self) -> Causes:
         """Every change of every step, in their order, with the event that made it. Made once, by folding every step once; `blame`, `explain` and `run_until` read it."""
@@ -362,6 +362,15 @@ class History(Sequence[Step]):
                 f"{told} is the state of another history of it: other events, or another projection; give one of this history"
             )
         return state.version
+
+
+def _holds(predicate: Predicate, step: Step) -> bool:
+    try:
+        return bool(predicate(step.after))
+    except Exception as exc:
+        raise ProjectionError(
+            f"when= raised {type(exc).__name__}: {exc} on the state after {step!r:.200}: {tables.show(step.after)}"
+        ) from exc
 
 
 def _partial(events: Events, rows: Rows, cut: Cut) -> str:

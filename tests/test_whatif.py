@@ -13,14 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from logs import BASE_MS, IDS, captured, few, logs
 from oracle import Event, Oracle, canonical, moment
 
 import eslab
-from eslab import MISSING, Coordinates, Record, cli
+from eslab import MISSING, Coordinates, Record
 from eslab.changes import same
 from eslab.errors import MomentError, UnknownEvent, UnknownId, UnknownTopic, WhatIfError
 from eslab.model import dumps
@@ -408,47 +407,6 @@ def test_worlds_by_other_keys_and_of_a_moment_are_changed_alike(lab):
     own = eslab.Projection("own", key=lambda event: event.data["orderId"].upper())
     own.on("Created")(lambda state, event: event.data)
     assert list(lab.what_if(own).drop("x1").compare()) == ["O2"]
-
-
-# --- the shell
-
-
-def test_the_shell_tells_what_would_be(lab, monkeypatch):
-    monkeypatch.setenv("ESLAB_TZ", "UTC")
-    words = ["what-if", str(lab.path), "order", "o1", "--drop-with-effects", "e2", "--edit", "e1", "data.total", "10"]
-    result = CliRunner().invoke(cli.main, [*words, "--json"])
-    assert (result.exit_code, result.stderr) == (0, "")
-    told = json.loads(result.stdout)
-    assert told["done"] == ["drop e2 and the 2 that it caused", "edit e1: data.total"]
-    assert told["parted"]["event_id"] == "e1"
-    assert {change["path"] for change in told["changes"]} == {"paid", "status"}
-    assert [row["done"] for row in told["rows"]] == ["edited", "dropped", "dropped", ""]
-    shown = CliRunner().invoke(cli.main, words).stdout
-    assert "They part after Created e1 (edited)" in shown
-    assert shown.endswith(f"eslab what-if {lab.path} order o1 --drop-with-effects e2 --edit e1 data.total 10 --tz UTC\n")
-    every = [
-        *words[:4],
-        "--drop",
-        "e2",
-        "--duplicate",
-        "e1",
-        "--delay",
-        "e4",
-        "1m",
-        "--move",
-        "events/0/2",
-        "e1",
-        "--edit",
-        "e3",
-        "data.n",
-        "1.50",
-    ]
-    rows = json.loads(CliRunner().invoke(cli.main, [*every, "--json"]).stdout, parse_float=Decimal)["rows"]
-    assert [row["event_id"] for row in rows if row["right_version"]] == ["e1", "e1", "e3", "e4"]
-    assert rows[-1]["right"]["n"] == Decimal("1.5")
-    assert CliRunner().invoke(cli.main, words[:4]).exit_code == 2
-    wrong = CliRunner().invoke(cli.main, ["what-if", str(lab.path), "order", "o1", "--edit", "e1", "data.total", "{nope"])
-    assert (wrong.exit_code, wrong.stdout) == (2, "")
 
 
 # --- against a plain fold over an edited list

@@ -8,6 +8,7 @@ from eslab.cli.asking import at, blame, diff, find, history
 from eslab.cli.capturing import demo, export, info, snapshot, verify, watch
 from eslab.cli.command import main
 from eslab.cli.comparing import compare
+from eslab.cli.debugging import changes, explain, run_back_until, run_until
 from eslab.cli.delivering import dead_letters, duplicates
 from eslab.cli.measuring import lag, throughput
 from eslab.cli.moments import bookmark, late
@@ -28,7 +29,11 @@ for one in (
     history,
     at,
     diff,
+    changes,
     blame,
+    explain,
+    run_until,
+    run_back_until,
     what_if,
     trace,
     sagas,

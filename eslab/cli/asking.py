@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,12 +15,13 @@ from eslab.cli.loading import load_projection
 from eslab.cli.output import Out, cell, embedded, note, rows_of, to_json
 
 if TYPE_CHECKING:
+    from eslab.blaming import Causes
     from eslab.history import History
     from eslab.lab import Lab
-    from eslab.model import Event
+    from eslab.model import Change, Event
     from eslab.steps import Step
 
-__all__ = ["at", "blame", "diff", "find", "history"]
+__all__ = ["at", "blame", "caused", "diff", "find", "history", "sided"]
 
 
 @click.command(cls=Command)
@@ -55,21 +56,28 @@ def find(ctx: click.Context, folder: str, anything: str, tz: str | None, *, whol
 @one_aggregate
 @until_option
 @click.option("--bookmark", metavar="NAME", help="Until this bookmark.")
+@click.option("--watch", multiple=True, metavar="PATH", help="Show this value over time instead, where it changes; repeat it for more.")
 @fold_options
 @click.pass_obj
-def history(out: Out, /, *, at: str | None, bookmark: str | None, as_json: bool, **asked: Any) -> None:
+def history(out: Out, /, *, at: str | None, bookmark: str | None, watch: tuple[str, ...], as_json: bool, **asked: Any) -> None:
     """Show what happened to one aggregate, step by step."""
+    from eslab.model import MISSING
+
     if at is not None and bookmark is not None and asked["clock"] == "recorded":
         raise click.UsageError("name one moment: --at or --bookmark; both with --clock happened")
     lab, found = open_history(**asked, at=at, bookmark=bookmark)
     if as_json:
         note_partial(found.partial)
-        out.json(rows_of(found.df().reset_index()))
+        rows = rows_of((found.watch(*watch) if watch else found.df()).reset_index())
+        out.json([{name: value for name, value in row.items() if value is not MISSING} for row in rows])
         return
     out.line(repr(found).strip("<>"))
-    columns = ["version", "event", "recorded", "id", "changes", "marks"]
-    out.table(columns, (_step(lab, step) for step in found))
-    _again(out, "history", asked, at=at and word(lab.moment(at)), bookmark=bookmark)
+    if watch:
+        seen = found.watch(*watch).reset_index()
+        out.table(list(seen.columns), (["—" if one is MISSING else one for one in row] for row in seen.itertuples(index=False)))
+    else:
+        out.table(["version", "event", "recorded", "id", "changes", "marks"], (_step(lab, step) for step in found))
+    again(out, "history", asked, at=at and word(lab.moment(at)), bookmark=bookmark, watch=watch or None)
 
 
 @click.command(cls=Command)
@@ -129,7 +137,7 @@ def at(
     if last:
         out.line(f"after {last['event_type']} {last['event_id']}, recorded {cell(last['recorded_at'])}, at {last['at']}")
     out.table(["field", "value"], state.value.items() if isinstance(state.value, dict) else [["", state.value]])
-    _again(out, "at", asked, *words, event=event, cut=cut, bookmark=bookmark)
+    again(out, "at", asked, *words, event=event, cut=cut, bookmark=bookmark)
 
 
 @click.command(cls=Command)
@@ -150,8 +158,7 @@ def diff(out: Out, /, *, before: str, after: str, as_json: bool, **asked: Any) -
     changes = found.diff(*sides)
     if as_json:
         note_partial(found.partial)
-        sided = ({"path": format_path(one.path), "before": one.before, "after": one.after} for one in changes)
-        out.json([{name: value for name, value in change.items() if value is not MISSING} for change in sided])
+        out.json(sided(changes))
         return
     if changes:
         shown = (
@@ -161,7 +168,7 @@ def diff(out: Out, /, *, before: str, after: str, as_json: bool, **asked: Any) -
         out.table(["path", "before", "after"], shown)
     else:
         out.line("no changes")
-    _again(out, "diff", asked, *map(word, sides))
+    again(out, "diff", asked, *map(word, sides))
 
 
 @click.command(cls=Command)
@@ -180,18 +187,33 @@ def blame(out: Out, /, *, path: str | None, at: str | None, as_json: bool, **ask
     causes = found.blame(path, at=moment)
     if as_json:
         note_partial(found.partial)
-        out.json([{**row, "before": _json(row["before"]), "after": _json(row["after"])} for row in causes.arrow().to_pylist()])
+        out.json(caused(causes))
         return
     if path is not None:
         for sentence in found.explain(path, at=moment).sentences:
             out.line(sentence)
+    show_causes(out, causes)
+    again(out, "blame", asked, *([] if path is None else [path]), at=None if moment is None else word(moment))
+
+
+def show_causes(out: Out, causes: Causes) -> None:
     columns = ["version", "path", "before", "after", "event_type", "event_id", "recorded_at", "handler"]
     out.table(columns, causes.arrow().select(columns).to_pandas().itertuples(index=False))
-    _again(out, "blame", asked, *([] if path is None else [path]), at=None if moment is None else word(moment))
 
 
-def _json(text: str | None) -> Any:
-    return None if text is None else embedded(text)
+def caused(causes: Causes) -> list[dict[str, Any]]:
+    """Each change with its event, for JSON."""
+    sides = ("before", "after")
+    rows = causes.arrow().to_pylist()
+    return [{**row, **{side: None if row[side] is None else embedded(row[side]) for side in sides}} for row in rows]
+
+
+def sided(changes: Iterable[Change]) -> list[dict[str, Any]]:
+    """Changes for JSON: a side that is not there has no field."""
+    from eslab.model import MISSING, format_path
+
+    told = ({"path": format_path(one.path), "before": one.before, "after": one.after} for one in changes)
+    return [{name: value for name, value in one.items() if value is not MISSING} for one in told]
 
 
 def moment_of(lab: Lab, told: str) -> int | dt.datetime:
@@ -214,14 +236,22 @@ def open_history(
     tz: str | None,
     at: str | None = None,
     bookmark: str | None = None,
+    cut: str | None = None,
 ) -> tuple[Lab, History]:
     lab = open_lab(folder, tz)
-    until = None if at is None else lab.moment(at)
-    cut = None if bookmark is None else lab.cut(bookmark=bookmark)
-    return lab, lab.history(aggregate, aggregate_id, projection=load_projection(projection), at=until, clock=clock, cut=cut)
+    told = told_moment(lab, at, bookmark, cut)
+    return lab, lab.history(aggregate, aggregate_id, projection=load_projection(projection), clock=clock, **told)
 
 
-def _again(out: Out, command: str, asked: Mapping[str, Any], *words: str, **options: str | None) -> None:
+def told_moment(lab: Lab, at: str | None, bookmark: str | None, cut: str | None) -> dict[str, Any]:
+    """The moment that options name, as the methods of a lab take it."""
+    from eslab.model import Cut
+
+    told = Cut.from_json(cut) if cut is not None else None if bookmark is None else lab.cut(bookmark=bookmark)
+    return {"at": None if at is None else lab.moment(at), "cut": told}
+
+
+def again(out: Out, command: str, asked: Mapping[str, Any], *words: str, **options: str | Sequence[str] | None) -> None:
     clock = asked["clock"] if asked["clock"] != "recorded" else None
     out.again(
         command,

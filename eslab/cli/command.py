@@ -26,6 +26,7 @@ __all__ = [
     "lab_argument",
     "main",
     "one_aggregate",
+    "one_moment",
     "open_lab",
     "options",
     "tz_option",
@@ -139,6 +140,12 @@ def main() -> None:
     Exit codes: 0 fine; 1 a clear no: an error, nothing found, verify found something, compare
     found a difference, check a violation; 2 wrong usage; 130 stopped by Ctrl-C.
     """
+
+
+def one_moment(at: str | None, bookmark: str | None, cut: str | None, clock: str) -> None:
+    """Refuse options that name more moments than one."""
+    if (bookmark is not None and cut is not None) or (at is not None and clock == "recorded" and (bookmark or cut) is not None):
+        raise click.UsageError("name one moment: --at, --bookmark or --cut; --at with one of the others by --clock happened")
 
 
 def open_lab(folder: str, tz: str | None, *, make: bool = False) -> Lab:

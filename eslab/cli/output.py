@@ -73,11 +73,13 @@ class Out:
             glue = b","
         self._write(b"[]\n" if glue == b"[" else b"]\n")
 
-    def again(self, command: str, *words: str, **options: str | Sequence[str | Sequence[str]] | None) -> None:
-        """The command that shows the same again, for the ticket. An option with several values is repeated (each of one word, or several), one with "" stands alone."""
-        given = [part for name, value in options.items() if value is not None for part in _option(name, value)]
-        dashed = any(word.startswith("-") for word in words)
-        parts = [command, *given, "--", *words] if dashed else [command, *words, *given]
+    def again(self, command: str, *words: str | Sequence[str], **options: str | Sequence[str] | None) -> None:
+        """The command that shows the same again, for the ticket. An option with several values is repeated, one with "" stands alone; where the order of options matters, they are one of the words, as a list."""
+        plain = [word for word in words if isinstance(word, str)]
+        given = [part for word in words if not isinstance(word, str) for part in word]
+        given += [part for name, value in options.items() if value is not None for part in _option(name, value)]
+        dashed = any(word.startswith("-") for word in plain)
+        parts = [command, *given, "--", *plain] if dashed else [command, *plain, *given]
         self.line(" ".join(["eslab", *map(quoted, parts)]), style="dim")
 
     def _draw(self, what: Text | Table, *, soft_wrap: bool = False) -> None:
@@ -89,9 +91,9 @@ class Out:
         click.echo(text, file=self._file, nl=False)
 
 
-def _option(name: str, value: str | Sequence[str | Sequence[str]]) -> list[str]:
+def _option(name: str, value: str | Sequence[str]) -> list[str]:
     option, given = f"--{name.replace('_', '-')}", [value] if isinstance(value, str) else value
-    return [option] if value == "" else [part for one in given for part in (option, *([one] if isinstance(one, str) else one))]
+    return [option] if value == "" else [part for one in given for part in (option, one)]
 
 
 def _across(names: Sequence[Text], rows: Sequence[Sequence[Text]], widths: Sequence[int]) -> Table:

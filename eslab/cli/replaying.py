@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eslab.cli.command import Command, clock_option, json_option, lab_argument, open_lab, until_option
+from eslab.cli.command import Command, clock_option, json_option, lab_argument, one_moment, open_lab, until_option
 from eslab.cli.loading import load_function, load_invariants, load_projection
 from eslab.cli.output import Out, embedded, note, rows_of
 
@@ -59,8 +59,7 @@ def replay(
 
     if (aggregate is None) is (projection is None):
         raise click.UsageError("give an AGGREGATE, or --projection FILE.PY:NAME")
-    if (bookmark is not None and cut is not None) or (at is not None and clock == "recorded" and (bookmark or cut) is not None):
-        raise click.UsageError("name one moment: --at, --bookmark or --cut; --at with one of the others by --clock happened")
+    one_moment(at, bookmark, cut, clock)
     lab = open_lab(folder, tz)
     until = None if at is None else lab.moment(at)
     told_cut = Cut.from_json(cut) if cut is not None else None if bookmark is None else lab.cut(bookmark=bookmark)
