@@ -20,7 +20,7 @@ function textOf(sent) {
 function render({ model, el }) {
   const book = reader(textOf(model.get("_lines")));
   const { name, projection, first, last, total, marks, notes } = book.header;
-  let position = -1, base = null, resting = null; // base: the step that states are compared with, null: the one before each
+  let position = -1, base = null, resting = null, scrolled = false; // base: the step that states are compared with, null: the one before each
   let stepsWithBreak = new Set(), marked = new Set();
   const at = () => position;
 
@@ -94,6 +94,8 @@ function render({ model, el }) {
   function show(to) {
     if (to === position) return;
     position = to;
+    list.show(to); // first, while all is laid out: to scroll is to ask for that, and would be asked of what is half written
+    if (scrolled) pane.scrollTop = 0;
     const head = to > first ? book.head(to) : null;
     const text = `Step ${grouped(to)} of ${grouped(last)}`;
     const spoken = head ? visible([text, head.type ?? "", ...head.marks].filter(Boolean).join(", ")) : `${text}, before the first event`;
@@ -105,11 +107,9 @@ function render({ model, el }) {
     for (const one of back) one.disabled = to === first;
     for (const one of forth) one.disabled = to === last;
     strip.show(to);
-    list.show(to);
     redraw();
     kept.show(to);
     blamed.show(to);
-    pane.scrollTop = 0;
   }
 
   function step(to) {
@@ -162,6 +162,7 @@ function render({ model, el }) {
     strip.redraw();
   }
 
+  pane.addEventListener("scroll", () => { scrolled = pane.scrollTop > 0; }, { passive: true });
   state.box.addEventListener("click", ({ target }) => {
     const value = target.closest("[role=button]");
     if (value && (root.ownerDocument.getSelection()?.isCollapsed ?? true)) blamed.ask(tree.pathOf(value), value); // not where text is being selected
