@@ -155,11 +155,17 @@ class Log:
 
     def paths(self) -> tuple[str, ...]:
         """Every segment that stands now. Segments never change but by merging, so equal paths are an equal log."""
-        return tuple(path for path, _, _ in self._files())
+        return tuple(sorted(entry.path for entry in self._entries()))
 
     def _files(self) -> list[tuple[str, int, int]]:
         """Each segment's path, inode and time: a merge puts another file in the place of the first, and the next one may get the inode that became free."""
         found: list[tuple[str, int, int]] = []
+        for entry in self._entries():
+            with contextlib.suppress(FileNotFoundError):  # merged a day ago, and removed just now
+                found.append((entry.path, entry.inode(), entry.stat().st_mtime_ns))
+        return sorted(found)
+
+    def _entries(self) -> Iterator[os.DirEntry[str]]:
         folders = [(str(self.folder), 0)]
         while folders:
             folder, depth = folders.pop()
@@ -168,9 +174,7 @@ class Log:
                     if depth < DEPTH:
                         folders.append((entry.path, depth + 1))
                     elif entry.name.endswith(".parquet") and not entry.name.startswith("."):
-                        with contextlib.suppress(FileNotFoundError):  # merged a day ago, and removed just now
-                            found.append((entry.path, entry.inode(), entry.stat().st_mtime_ns))
-        return sorted(found)
+                        yield entry
 
     def lives(self) -> dict[Life, list[Segment]]:
         """Every segment that stands now, by life. Each footer is read once."""
