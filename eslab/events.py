@@ -6,6 +6,7 @@ the log that they were made from and the fingerprints of what made them. An `Eve
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -350,9 +351,15 @@ def held(table: pa.Table, selection: Selection) -> np.ndarray:
     """Which rows the selection holds."""
     mask = _before(table, selection.cut)
     if selection.happened_until is not None:
-        happened = pc.coalesce(table["happened_at"], table["recorded_at"], table["order_at"])
-        mask &= pc.less_equal(happened, pa.scalar(selection.happened_until, _TIME)).to_numpy()
+        mask &= _happened_by(table, selection.happened_until)
     return mask
+
+
+def _happened_by(table: pa.Table, moment: dt.datetime) -> np.ndarray:
+    """Which rows had happened by a moment; one that does not tell counts by when it was recorded."""
+    happened = pc.coalesce(table["happened_at"], table["recorded_at"], table["order_at"])
+    by: np.ndarray = pc.less_equal(happened, pa.scalar(moment, _TIME)).to_numpy()
+    return by
 
 
 def _before(table: pa.Table, cut: Cut) -> np.ndarray:

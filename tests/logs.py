@@ -436,10 +436,10 @@ def all_differences(lab: Lab, oracle: Oracle, some: Callable[[list[Any]], Any]) 
     """Everything above; `some` chooses one of a list."""
     try:
         yield from table_differences(lab, oracle)
-        yield from history_differences(lab, oracle)
-        for aggregate in {key[0] for key in oracle.keys}:
+        for aggregate in sorted({key[0] for key in oracle.keys}):
             yield from world_differences(lab, oracle, aggregate)
         if oracle.keys:
             yield from moment_differences(lab, oracle, some(oracle.log), some(oracle.keys))
+        yield from history_differences(lab, oracle)  # what takes longest
     except UnknownId as exc:
         yield f"not there at all: {exc}"

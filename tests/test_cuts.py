@@ -1,5 +1,6 @@
 """Every way to name a cut, held against the oracle; and what a cut says of the lab that it is used on."""
 
+import contextlib
 import datetime as dt
 import random
 import shutil
@@ -7,13 +8,14 @@ import tempfile
 import threading
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from logs import captured, few, logs, made, new_lab, snapshot, state_of
 from oracle import Oracle, canonical
 
-from eslab import Coordinates, Cut, Lab, Record, SqlProjection, cuts
+from eslab import Coordinates, Cut, Lab, Record, SqlProjection, cuts, events
 from eslab.errors import ConfigError, MomentError, NaiveTime, UnknownEvent, UnknownGroup, UnknownId, VersionOutOfRange
 from eslab.model import dumps
 from eslab.samples import SAMPLES, write_samples
@@ -469,26 +471,74 @@ def test_an_event_that_says_no_time_happened_when_it_was_recorded_and_not_where_
     ]
 
 
+def compare_what_had_happened(lab, oracle, chance):
+    one, other = chance.choice(oracle.log), chance.choice(oracle.log)
+    cut = lab.cut(event_id=Coordinates(*one.life, one.offset))
+
+    def held(event):
+        return event.order <= one.order and event.happened <= other.happened
+
+    for aggregate in sorted({key[0] for key in oracle.keys}):
+        world = lab.replay(aggregate, at=other.happened, clock="happened", cut=cut, progress=False)
+        found = {row["aggregate_id"]: (row["version"], canonical(state_of(row["state"]))) for row in world.arrow().to_pylist()}
+        assert found == {key: (version, canonical(state)) for key, (version, state) in oracle.world(aggregate, held).items()}
+        assert world.undecodable == sum(event.kind == "undecodable" and held(event) for event in oracle.log)
+        compared = lab.compare(aggregate, aggregate, at=other.happened, clock="happened", cut=cut, progress=False)
+        assert sum(compared.counts.values()) == len(world)
+
+
 @few(7)
 @given(logs(), SEEDS)
 def test_what_had_happened_within_a_cut_is_the_oracles(log, seed):
-    chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         lab = captured(Path(folder) / "lab", log)
-        oracle = Oracle(lab.path)
-        one, other = chance.choice(oracle.log), chance.choice(oracle.log)
-        cut = lab.cut(event_id=Coordinates(*one.life, one.offset))
+        compare_what_had_happened(lab, Oracle(lab.path), random.Random(seed))
 
-        def held(event):
-            return event.order <= one.order and event.happened <= other.happened
 
-        for aggregate in {key[0] for key in oracle.keys}:
-            world = lab.replay(aggregate, at=other.happened, clock="happened", cut=cut, progress=False)
-            found = {row["aggregate_id"]: (row["version"], canonical(state_of(row["state"]))) for row in world.arrow().to_pylist()}
-            assert found == {key: (version, canonical(state)) for key, (version, state) in oracle.world(aggregate, held).items()}
-            assert world.undecodable == sum(event.kind == "undecodable" and held(event) for event in oracle.log)
-            compared = lab.compare(aggregate, aggregate, at=other.happened, clock="happened", cut=cut, progress=False)
-            assert sum(compared.counts.values()) == len(world)
+@pytest.fixture(scope="module")
+def happenings(tmp_path_factory):
+    """A lab of events that tell when they happened, and of some that do not; and its oracle."""
+    lab = captured(tmp_path_factory.mktemp("happenings") / "lab", made(100, seed=3))
+    return lab, Oracle(lab.path)
+
+
+def take_what_happens_at_the_moment_for_later(monkeypatch):
+    intact = events._happened_by
+    monkeypatch.setattr(events, "_happened_by", lambda table, moment: intact(table, moment - dt.timedelta(microseconds=1)))
+
+
+def leave_out_what_does_not_tell_when_it_happened(monkeypatch):
+    monkeypatch.setattr(
+        events, "_happened_by", lambda table, moment: pc.fill_null(pc.less_equal(table["happened_at"], moment), False).to_numpy()
+    )
+
+
+def take_the_time_of_the_record(monkeypatch):
+    monkeypatch.setattr(events, "_happened_by", lambda table, moment: pc.less_equal(table["order_at"], moment).to_numpy())
+
+
+def look_at_the_cut_alone(monkeypatch):
+    monkeypatch.setattr(events, "_happened_by", lambda table, moment: True)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        take_what_happens_at_the_moment_for_later,
+        leave_out_what_does_not_tell_when_it_happened,
+        take_the_time_of_the_record,
+        look_at_the_cut_alone,
+        None,
+    ],
+    ids=lambda plant: getattr(plant, "__name__", None),
+)
+def test_a_bug_planted_in_what_had_happened_by_a_moment_is_seen(happenings, monkeypatch, plant):
+    seen = contextlib.nullcontext() if plant is None else pytest.raises(AssertionError)
+    if plant is not None:
+        plant(monkeypatch)
+    with seen:
+        for seed in range(5):
+            compare_what_had_happened(*happenings, random.Random(seed))
 
 
 def test_a_world_says_how_many_records_in_its_range_could_not_be_read(lab):

@@ -11,7 +11,7 @@ from hypothesis import given
 from logs import captured, few, logs
 
 import eslab
-from eslab import cli
+from eslab import cli, firsts, looking
 from eslab.errors import MomentError, ProjectionError, UnknownId
 from eslab.model import MISSING
 
@@ -66,6 +66,21 @@ def test_the_first_event_of_every_key_is_that_of_a_loop_over_its_history(lab):
     assert [int(one.event_id[1:]) for one in found] == sorted(int(event_id[1:]) for _, event_id, _ in wanted.values())
     assert found.first == found[0]
     assert repr(found).startswith(f"<negative over balance: held for {len(wanted)} of 12 keys, first at 2026-01-01 ")
+
+
+def take_what_held_of_the_key_before(monkeypatch):
+    monkeypatch.setattr(firsts._Watching, "begin", looking.Looking.begin)
+
+
+def ask_before_the_step(monkeypatch):
+    monkeypatch.setattr(looking.Looking, "place", lambda self, event: (event._row - self._begins, event._row))
+
+
+@pytest.mark.parametrize("plant", [take_what_held_of_the_key_before, ask_before_the_step], ids=lambda plant: plant.__name__)
+def test_a_bug_planted_in_the_pass_is_seen(lab, monkeypatch, plant):
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_the_first_event_of_every_key_is_that_of_a_loop_over_its_history(lab)
 
 
 def test_it_is_one_pass_in_which_each_handler_is_called_once(lab):

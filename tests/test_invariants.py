@@ -14,7 +14,7 @@ from hypothesis import given
 from logs import captured, few, logs
 
 import eslab
-from eslab import cli, events, runs
+from eslab import cli, events, invariants, looking, runs
 from eslab.errors import ProjectionError, UnknownId
 
 BASE = dt.datetime(2026, 3, 12, 9, tzinfo=dt.UTC)
@@ -102,6 +102,22 @@ def test_the_violators_and_since_when_they_are_is_what_a_loop_over_the_histories
     for time, count in changed[::9]:
         assert count == sum(not holds(state) for state in lab.replay(charged(), at=time, progress=False).values())
     assert changed[-1][1] == len(found)
+
+
+def forget_the_rows_before_a_slice(monkeypatch):
+    intact = looking.Looking.stand
+    monkeypatch.setattr(looking.Looking, "stand", lambda self, key, begins: intact(self, key, max(begins, 0)))
+
+
+def let_an_ended_key_go_on(monkeypatch):
+    monkeypatch.setattr(invariants._Guard, "_gone", lambda self, event: None)
+
+
+@pytest.mark.parametrize("plant", [forget_the_rows_before_a_slice, let_an_ended_key_go_on], ids=lambda plant: plant.__name__)
+def test_a_bug_planted_in_the_pass_is_seen(lab, monkeypatch, plant):
+    plant(monkeypatch)
+    with pytest.raises(AssertionError):
+        test_the_violators_and_since_when_they_are_is_what_a_loop_over_the_histories_finds(lab, monkeypatch, once, 16)
 
 
 @few(5)

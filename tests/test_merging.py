@@ -12,6 +12,7 @@ from logs import RULES, new_lab
 from oracle import read_log
 from test_crashes import Source, assert_whole, done, dying_at, run, state_of
 
+from eslab import merging
 from eslab.capture import capture, plan
 from eslab.errors import CorruptLog
 from eslab.lab import Lab
@@ -53,6 +54,18 @@ def test_eight_neighbours_become_one_and_eight_of_those_one_again(tmp_path):
     assert walk(lab) == [(0, 128, 2), (128, 130, 0)] * 2
     assert_whole(lab, PER_SNAPSHOT * (NEIGHBOURS**2 + 1))
     assert merge(Log(lab.path / "log")) == []
+
+
+def test_records_that_a_merge_mixes_up_are_noticed(tmp_path, monkeypatch):
+    def mixed_up(table):
+        return table.set_column(table.schema.get_field_index("value"), "value", table["value"].take(list(range(table.num_rows))[::-1]))
+
+    intact = merging._chunk
+    monkeypatch.setattr(merging, "_chunk", lambda segment, start, next_, table: intact(segment, start, next_, mixed_up(table)))
+    lab = trickled(tmp_path / "lab", NEIGHBOURS)
+    merge(Log(lab.path / "log"))
+    with pytest.raises(AssertionError):
+        assert_whole(lab, PER_SNAPSHOT * NEIGHBOURS)
 
 
 def test_a_snapshot_merges_what_earlier_ones_left(tmp_path):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from logs import BASE_MS, all_differences, made, new_lab, snapshot
 from oracle import Oracle, canonical
 
-from eslab import building, decode, events, folding, moments, ordering, replay, runs, tape, world
+from eslab import building, decode, events, folding, keyed, moments, ordering, replay, runs, tape, world
 from eslab.lab import Lab
 from eslab.model import Coordinates, Record, dumps
 from eslab.play import play
@@ -37,15 +37,28 @@ def lab_in_parts(folder: Path) -> Path:
     return folder
 
 
-def difference(folder: Path) -> str | None:
-    """The first one of this lab, if there is any."""
-    lab, chance = Lab(folder, tz="UTC", say=lambda notice: None), random.Random(1)
-    return next((found for _ in range(3) for found in all_differences(lab, Oracle(lab.path), chance.choice)), None)
-
-
 @pytest.fixture(scope="module")
 def well_built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lab_in_parts(tmp_path_factory.mktemp("well built") / "lab")
+
+
+def difference(folder: Path) -> str | None:
+    """The first one of this lab, if there is any."""
+    lab, oracle, chance = Lab(folder, tz="UTC", say=lambda notice: None), Oracle(folder), random.Random(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tape, "EVERY", 3)  # short histories, too, have kept states to seek from
+        patch.setattr(keyed, "BATCH", 5)
+        found = (one for _ in range(3) for one in all_differences(lab, oracle, chance.choice))
+        return next(chain(found, look_up_differences(lab, oracle)), None)
+
+
+def look_up_differences(lab: Lab, oracle: Oracle) -> Iterator[str]:
+    """Where a state that is looked up in a world is not the one of the oracle's world."""
+    for aggregate in sorted({key[0] for key in oracle.keys}):
+        world = lab.replay(aggregate, progress=False)
+        for key, (_, state) in oracle.world(aggregate, lambda event: True).items():
+            if key not in world or canonical(world[key]) != canonical(state):
+                yield f"{aggregate} {key} in a world is not {state}"
 
 
 def lose_the_row_at_a_boundary(monkeypatch):
@@ -144,6 +157,15 @@ def keep_a_state_one_step_too_early(monkeypatch):
     monkeypatch.setattr(tape.Tape, "state_at", lambda self, position: intact(self, max(position - 1, 0)))
 
 
+def keep_a_state_for_the_step_after(monkeypatch):
+    intact = tape.Tape._keep
+    monkeypatch.setattr(tape.Tape, "_keep", lambda self, position, state: intact(self, position + 1, state))
+
+
+def look_for_the_last_of_a_batch_in_the_next(monkeypatch):
+    monkeypatch.setattr(keyed, "bisect_left", lambda ids, wanted, **how: (bisect_left if how else bisect_right)(ids, wanted, **how))
+
+
 def carry_a_state_into_the_next_key(monkeypatch):
     intact = replay.Folding._end_key
 
@@ -183,6 +205,8 @@ IN_READING = [
     take_every_selection_for_all_there_is,
     leave_ended_keys_over,
     keep_a_state_one_step_too_early,
+    keep_a_state_for_the_step_after,
+    look_for_the_last_of_a_batch_in_the_next,
     carry_a_state_into_the_next_key,
     take_a_time_in_a_history_for_exclusive,
     take_tombstones_for_what_cannot_be_read,

@@ -3,7 +3,7 @@
 import datetime as dt
 import random
 import tempfile
-from collections import defaultdict
+from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -153,6 +153,13 @@ def lose_the_last_part(monkeypatch):
     monkeypatch.setattr(dispatch, "_parts", lambda todo: list(intact(todo))[:-1])
 
 
+def take_the_answers_of_workers_as_they_come(monkeypatch):
+    class Stack(deque):
+        popleft = deque.pop
+
+    monkeypatch.setattr(dispatch, "deque", Stack)
+
+
 def believe_that_nothing_was_lost(monkeypatch):
     monkeypatch.setattr(replay, "may_miss", lambda todo, part: set())
 
@@ -182,6 +189,7 @@ def take_partitions_that_are_not_named_whole(monkeypatch):
         ("time", take_a_time_for_exclusive),
         ("now", part_keys_between_workers),
         ("now", lose_the_last_part),
+        ("now", take_the_answers_of_workers_as_they_come),
         ("now", believe_that_nothing_was_lost),
         ("offsets", take_what_is_lost_behind_the_cut_for_lost),
         ("union", forget_one_side_of_a_union),
