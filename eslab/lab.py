@@ -679,7 +679,7 @@ class Lab:
     ) -> Sagas:
         """One instance for each correlation id: steps, durations, and whether it is finished, compensated, running or stuck; `["cor-1"]` is the trace of one.
 
-        `done` and `compensated` are the event types that end one; without `done` they are learned from where sagas end here, and the answer says so. One without an end is stuck when
+        `done` and `compensated` are the event types that end one; without `done` they are learned from where sagas end here, if three or more did, and the answer says from how many. One without an end is stuck when
         nothing came after its last event for so long, by a moment (default: the last that is captured). `begin` keeps those that have an event of these types.
         """
         events = self._now()
