@@ -240,3 +240,30 @@ def test_hostile_names_are_text_in_a_picture(tmp_path):
     lab = lab_of(tmp_path / "lab", [record(0, 0, topic=name), record(1, 1, topic=name)], [sample(0, 0, topic=name, group=name)])
     for chart in (lab.lag(name).chart(), lab.throughput().chart()):
         assert "<script" not in chart._repr_mimebundle_()["image/svg+xml"]
+
+
+def test_what_is_invisible_in_a_name_or_turns_the_text_around_is_drawn_as_its_code(tmp_path):
+    names = ["a\u202egnp.exe", "red\x1b[31m", "a\\u202egnp.exe"]  # the last one is called as the first one is drawn
+    records = [record(0, at, topic=name) for at, name in enumerate(names)]
+    lab = lab_of(tmp_path / "lab", records, [sample(0, 0, topic=name, group=names[0]) for name in names])
+    payload = {"eventId": names[0], "eventType": names[1], "data": {"orderId": names[0]}}
+    toy = eslab.play([payload])
+    invariants = [eslab.Invariant(name, "order", lambda state: False) for name in names]
+
+    def sized(name):
+        return eslab.Projection(name, key="data.orderId", evolve=lambda state, event: {"n": 1})
+
+    drawn = [
+        lab.throughput().chart(),
+        lab.lag(names[0]).chart(),
+        toy.check(*invariants, progress=False).chart(),
+        *(toy.timeline(sized(name), measure=len, progress=False).chart() for name in (names[0], '"] and a \\')),
+        toy.trace(names[0]).chart(),
+    ]
+    for chart in drawn:
+        shown = chart._repr_mimebundle_()
+        assert not re.search("[\x1b\u202e]", json.dumps(shown, ensure_ascii=False)), chart.description
+        assert re.search(r"a\\u202egnp\.exe|and a \\", shown["image/svg+xml"])
+    for chart, count in zip(drawn[:3], (3, 4, 3), strict=True):
+        (domain,) = {tuple(found["scale"]["domain"]) for found in channels(panels(chart.to_dict())[-1], "color")}
+        assert len({*domain}) == count, "no two series are drawn as one"

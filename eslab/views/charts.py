@@ -2,6 +2,7 @@
 
 Times are drawn on the wall clock of the lab's zone, whichever zone the browser is in, and every axis names its unit or its zone.
 Colours have a contrast of 3 to white and to the dark theme's grey; a theme's own colours are used for the rest.
+Names come from payloads and from users: what is invisible in them, or turns the text around, is drawn as its code.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ HEIGHT: Final = 170
 COLOURS: Final = ["#2f86d6", "#d9711f", "#2f9e44", "#d6457f", "#8a6fd1", "#9a8412", "#1c97a6", "#c0625a", "#6f8a2f", "#808080"]
 GREY: Final = "#808080"
 BETWEEN: Final = COLOURS[3]
+CUT: Final = 60  # characters of a name in a title
 LABELLED: Final = 0.08  # of the width: a shaded range that is narrower is named by its tooltip alone
 
 Row = dict[str, Any]
@@ -92,7 +94,8 @@ def throughput(points: pa.Table, *, topics: Sequence[str], every: str, zone: dt.
         return _nothing("no records")
     moments = [row["time"] for row in rows]
     time = _Time(zone, min(moments), max(moments), moments)
-    base = alt.Chart(_frame(rows, time))
+    called = _called(topics)
+    base = alt.Chart(_frame([{**row, "topic": called[row["topic"]]} for row in rows], time))
     tips = [
         alt.Tooltip("topic:N", title="topic"),
         alt.Tooltip("at:N", title="from"),
@@ -101,7 +104,7 @@ def throughput(points: pa.Table, *, topics: Sequence[str], every: str, zone: dt.
     ]
     panels = []
     for field, of, form, legend in (("records", "", ",d", _LEGEND), ("bytes", " (keys and values)", "~s", None)):
-        colour = alt.Color("topic:N", title="topic", scale=_scale(topics), sort=list(topics), legend=legend)
+        colour = _colour("topic", "topic", called, legend)
         panel = base.encode(x=time.axis(), y=_up(field, f"{field} per {every}{of}", form), color=colour, tooltip=tips)
         panels.append(_panel(*_line(panel, interpolate="step-after")))
     return _stacked(panels, f"Throughput per {every}", notes, f"throughput of {', '.join(topics)} per {every}")
@@ -126,12 +129,13 @@ def lag(
         return _nothing(f"nothing is known of {group}")
     moments = [row["time"] for row in whole]
     time = _Time(zone, min(moments), max(moments), moments)
+    called = _called([*partitions, whole[0]["partition"]])
+    whole, thin = ([{**row, "partition": called[row["partition"]]} for row in rows] for rows in (whole, thin))
     bold = _frame(whole, time)
     fine = _frame(thin, time) if thin else None
     shade = _shaded(time, unknown, max(moments) - min(moments))
     panels = [_panel(*shade, *_moved(bold, time))]
-    named = [*partitions, whole[0]["partition"]]
-    scale = {"domain": named, "range": [*_colours(len(partitions)), GREY]}
+    range_ = [*_colours(len(partitions)), GREY]
     tips = [
         alt.Tooltip("partition:N", title="partition"),
         alt.Tooltip("at:N", title="time"),
@@ -142,11 +146,13 @@ def lag(
         ("lag", "lag (offsets; bold: sum)", ",d", _LEGEND),
         ("lag_s", "lag (seconds; bold: longest)", ",~f", None),
     ):
-        colour = alt.Color("partition:N", title="partition", scale=scale, sort=named, legend=legend)
+        colour = _colour("partition", "partition", called, legend, range_)
         how: dict[str, Any] = {"x": time.axis(), "y": _up(field, title, form), "color": colour, "tooltip": tips}
         lines = [] if fine is None else _line(alt.Chart(fine).encode(**how), width=1.2)
         panels.append(_panel(*shade, *_line(alt.Chart(bold).encode(**how), width=2.8), *lines))
-    return _stacked(panels, f"Lag of {group}", notes, f"lag of {group}: produced against consumed, in offsets, in seconds")
+    return _stacked(
+        panels, f"Lag of {show(visible(group), CUT)}", notes, f"lag of {group}: produced against consumed, in offsets, in seconds"
+    )
 
 
 def timeline(points: pa.Table, *, name: str, every: str, zone: dt.tzinfo, notes: Sequence[str] = ()) -> Any:
@@ -156,13 +162,20 @@ def timeline(points: pa.Table, *, name: str, every: str, zone: dt.tzinfo, notes:
         return _nothing("no events")
     moments = [row["time"] for row in rows]
     time = _Time(zone, min(moments), max(moments), moments)
+    shown = show(visible(name), CUT)
+    unit = shown.translate(_TITLE)
     tips = [
         alt.Tooltip("at:N", title="at"),
-        alt.Tooltip("value:Q", title=name, format=",.6~f"),
+        alt.Tooltip("value:Q", title=unit, format=",.6~f"),
         alt.Tooltip("keys:Q", title="keys", format=",d"),
     ]
-    base = alt.Chart(_frame(rows, time)).encode(x=time.axis(), y=_up("value", name, "~s"), color=alt.value(COLOURS[0]), tooltip=tips)
-    return _stacked([_panel(*_line(base, interpolate="step-after"))], f"{name}, per {every}", notes, f"{name} per {every}")
+    plain = [{field: value for field, value in row.items() if field != "name"} for row in rows]
+    base = alt.Chart(_frame(plain, time)).encode(x=time.axis(), y=_up("value", unit, "~s"), color=alt.value(COLOURS[0]), tooltip=tips)
+    return _stacked([_panel(*_line(base, interpolate="step-after"))], f"{shown}, per {every}", notes, f"{name} per {every}")
+
+
+_TITLE: Final = str.maketrans({"\\": "\N{REVERSE SOLIDUS OPERATOR}", '"': "\N{RIGHT DOUBLE QUOTATION MARK}"})
+"""Vega-Lite pastes the title of a channel between quotes into a script, and nothing is drawn if it does not end there: characters that look alike, and mean nothing to it."""
 
 
 def trace(rows: Sequence[waterfall.Row], *, name: str, zone: dt.tzinfo, notes: Sequence[str] = ()) -> Any:
@@ -200,9 +213,9 @@ def trace(rows: Sequence[waterfall.Row], *, name: str, zone: dt.tzinfo, notes: S
     drawn = alt.layer(wait, dots, words, width=WIDTH, height=max(60, 19 * len(rows)))
     return _stacked(
         [drawn],
-        f"Trace of {show(visible(name), 60)}",
-        [show(visible(note)) for note in notes],
-        f"trace of {visible(name)}: each event after its cause",
+        f"Trace of {show(visible(name), CUT)}",
+        [show(note) for note in notes],
+        f"trace of {name}: each event after its cause",
     )
 
 
@@ -251,8 +264,10 @@ def violators(points: pa.Table, *, names: Sequence[str], zone: dt.tzinfo, notes:
         alt.Tooltip("at:N", title="from"),
         alt.Tooltip("violators:Q", title="keys that break it", format=",d"),
     ]
-    colour = alt.Color("name:N", title="invariant", scale=_scale(names), sort=list(names), legend=_LEGEND)
-    base = alt.Chart(_frame(rows, time)).encode(x=time.axis(), y=_up("violators", "keys that break it", ",d"), color=colour, tooltip=tips)
+    called = _called(names)
+    colour = _colour("name", "invariant", called, _LEGEND)
+    frame = _frame([{**row, "name": called[row["name"]]} for row in rows], time)
+    base = alt.Chart(frame).encode(x=time.axis(), y=_up("violators", "keys that break it", ",d"), color=colour, tooltip=tips)
     title = "Keys that break an invariant"
     return _stacked([_panel(*_line(base, interpolate="step-after"))], title, notes, f"{title}, over time: {', '.join(names)}")
 
@@ -305,7 +320,7 @@ def _shaded(time: _Time, ranges: Sequence[tuple[dt.datetime, dt.datetime, str]],
             "x": time.wall(low),
             "x2": time.wall(high),
             "mid": (time.wall(low) + time.wall(high)) / 2,
-            "what": what,
+            "what": visible(what),
             "from": time.told(low),
             "to": time.told(high),
         }
@@ -334,12 +349,34 @@ def _colours(count: int) -> list[str]:
     return [COLOURS[at % len(COLOURS)] for at in range(count)]
 
 
+def _called(names: Sequence[str]) -> dict[str, str]:
+    """What each of these series is called in a picture: its name with all that is in it visible, and no two alike."""
+    called: dict[str, str] = {}
+    for name in names:
+        shown, nth = visible(name), 1
+        while (told := shown if nth == 1 else f"{shown} ({nth})") in called.values():
+            nth += 1
+        called[name] = told
+    return called
+
+
+def _colour(field: str, title: str, called: dict[str, str], legend: Any, colours: Sequence[str] = ()) -> alt.Color:
+    """A colour for each series, in their order."""
+    names = list(called.values())
+    scale = {"domain": names, "range": list(colours) or _colours(len(names))}
+    return alt.Color(f"{field}:N", title=title, scale=scale, sort=names, legend=legend)
+
+
 def _stacked(panels: Sequence[Any], title: str, notes: Sequence[str], description: str) -> Any:
-    head = {"text": title, "anchor": "start"} | ({"subtitle": list(notes), "subtitleColor": GREY} if notes else {})
-    return offline(alt.vconcat(*panels, title=head, description=description, spacing=18, resolve={"scale": {"color": "independent"}}))
+    head = {"text": visible(title), "anchor": "start"} | (
+        {"subtitle": [visible(note) for note in notes], "subtitleColor": GREY} if notes else {}
+    )
+    resolve = {"scale": {"color": "independent"}}
+    return offline(alt.vconcat(*panels, title=head, description=visible(description), spacing=18, resolve=resolve))
 
 
 def _nothing(what: str) -> Any:
+    what = visible(what)
     return offline(
         alt.Chart(pd.DataFrame([{"n": 0}]), title=what, description=what, width=WIDTH, height=40).mark_text(text=what, color=GREY)
     )
