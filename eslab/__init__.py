@@ -19,6 +19,7 @@ from eslab.dead_letters import DeadLetter, DeadLetters
 from eslab.demo import demo
 from eslab.duplicates import Duplicate, Duplicates
 from eslab.errors import EslabError
+from eslab.exploring import Explorer, Page
 from eslab.firsts import First, Firsts
 from eslab.history import History
 from eslab.invariants import Check, Invariant, Violation, Violations
@@ -68,6 +69,7 @@ __all__ = [
     "EslabError",
     "Event",
     "Explanation",
+    "Explorer",
     "First",
     "Firsts",
     "Found",
@@ -78,6 +80,7 @@ __all__ = [
     "Lab",
     "Lag",
     "Late",
+    "Page",
     "Pair",
     "Projection",
     "Record",

@@ -29,6 +29,7 @@ from eslab.duplicates import Duplicates, find_duplicates
 from eslab.endings import endings, types
 from eslab.errors import ConfigError, LabBusy, MomentError, NotALab, ProjectionError
 from eslab.events import Events, Manifest, newest_manifest
+from eslab.exploring import Explorer, read_wanted
 from eslab.firsts import Firsts, find_firsts
 from eslab.freezing import strict as frozen
 from eslab.history import History
@@ -652,6 +653,39 @@ class Lab:
         The answer says how much it searched and whether that was all; a value that stands nearly everywhere is not looked for further than some hundred thousand events, but with `whole`.
         """
         return find_anything(self._now(), anything, self._clock(), whole=whole)
+
+    def explore(
+        self,
+        *,
+        topic: str | None = None,
+        aggregate: str | None = None,
+        aggregate_id: str | None = None,
+        event_type: str | None = None,
+        start: str | dt.datetime | None = None,
+        stop: str | dt.datetime | None = None,
+        search: str | None = None,
+        newest: bool = False,
+    ) -> Explorer:
+        """The records that fit, to leaf through: events, tombstones and what could not be read, in the lab's order or the `newest` first. In a notebook a click opens the stepper.
+
+        All filters must fit; `start` is inclusive, `stop` exclusive. `search` is a text in an id, the key, the type, data or metadata; a page says how much of it looked through. `.page(after)` is a page.
+        """
+        events = self._now()
+        clock = self._clock(events)
+        asked = {
+            "topic": topic,
+            "aggregate": aggregate,
+            "aggregate_id": aggregate_id,
+            "event_type": event_type,
+            "start": start,
+            "stop": stop,
+        }
+        return Explorer(
+            events,
+            read_wanted(clock, **asked, search=search, newest=newest),
+            clock,
+            lambda name, key: history.open_history(events, name, key, self._folded(name), Selection(events.cut), clock),
+        )
 
     def trace(
         self,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser import Chromium, Watched, axe, contrast, luminance
-from jupyter import ROOT, JupyterLab, Notebook
+from jupyter import ROOT, RUN_S, JupyterLab, Notebook
 from kafka_cluster import wait_for
 from lessons import Lesson
 
@@ -328,6 +328,80 @@ def test_a_comparison_is_looked_through_and_steps_from_where_the_two_part(jupyte
         _at(stepper, version)
     assert steppers.count() == 2
     assert axe(desk, f"#{notebook.call('return nb.id')} .jp-OutputArea-output .widget-vbox") == []
+    notebook.close()
+
+
+# --- exploring ------------------------------------------------------------------------------------
+
+HOSTILE = "<img src=x onerror=window.bad=1>\u202egnp.exe\"'</td>"
+EXPLORING = (
+    'import eslab\nlab = eslab.Lab("../data/shop", tz="Europe/Berlin")',
+    "lab.explore()",
+    f"""
+text = {HOSTILE!r}
+toy = eslab.play([{{"eventId": text, "eventType": text, "data": {{"orderId": text, text: text}}}}], tz="UTC")
+toy.explore(search=text)
+""",
+)
+
+
+def test_a_lab_is_leafed_through_by_keys_and_a_row_opens_in_the_stepper(jupyterlab: JupyterLab, desk: Page):
+    notebook = jupyterlab.open(desk, jupyterlab.write("notebooks/exploring.ipynb", *EXPLORING))
+    notebook.run_all()
+    assert notebook.errors() == []
+    cell, press = notebook.output("lab.explore()"), desk.keyboard.press
+    root = cell.get_by_role("group", name="Explorer: shop")
+    said, rows, line = root.locator(".ee-said"), root.locator(".ee-row"), root.locator(".ee-line")
+
+    def shows(*words: str) -> None:
+        wait_for(lambda: all(word in said.inner_text() for word in words), f"{words} in {said.inner_text()!r}", RUN_S)
+
+    shows("1 to 50 of ")
+    rows.first.focus()
+    press("PageDown")
+    shows("51 to 100 of ")
+    wait_for(lambda: rows.first.evaluate("(row) => row === document.activeElement"), "the focus in the first row", RUN_S)
+    press("PageUp")
+    shows("1 to 50 of ")
+
+    press("/")
+    desk.keyboard.type("ord-4711")
+    press("Enter")
+    shows("records with 'ord-4711'", "looked through all")
+    assert rows.first.locator("mark").first.inner_text() == "ord-4711"
+    root.get_by_label("from", exact=True).fill("soon")
+    press("Enter")
+    root.get_by_text("'soon' is no time").wait_for()
+    root.get_by_label("from", exact=True).fill("10:25:03")
+    press("Enter")
+    wait_for(lambda: "--start 2026-03-12T10:25:03+01:00" in line.inner_text(), "the line of shell", RUN_S)
+
+    rows.first.focus()
+    press("ArrowDown")
+    event = desk.locator(".ee-row:focus").get_attribute("data-at")
+    press("Enter")  # opens the order, which was searched for
+    stepper = cell.get_by_role("group", name="Stepper: order ord-4711")
+    stepper.wait_for()
+    version = int(
+        notebook.ask(f"h = lab.history('order', 'ord-4711'); print(next(s.version for s in h if str(s.event.coordinates) == {event!r}))")
+    )
+    _at(stepper, version)
+    assert root.locator(".ee-row[aria-current]").get_attribute("data-at") == event
+    assert root.locator(".ee-noted").inner_text() == "order ord-4711 is open in the stepper below"
+    assert cell.locator(".widget-html code").inner_text().endswith(f"order ord-4711 v{version} --tz Europe/Berlin")
+    stepper.get_by_role("button", name="Forward", exact=True).click()
+    cell.locator(".widget-html code", has_text=f"order ord-4711 v{version + 1} ").wait_for()
+    assert len(notebook.content().cells) == len(EXPLORING)  # no key was the notebook's
+
+    notebook.theme("JupyterLab Dark")
+    assert axe(desk, ".eslab-explorer") == []
+    notebook.theme("JupyterLab Light")
+    hostile = notebook.output("toy.explore").locator(".eslab-explorer")
+    hostile.locator(".ee-belongs").click()
+    notebook.output("toy.explore").locator(".eslab-stepper").wait_for()
+    assert hostile.locator("img").count() == 0
+    assert "\\u202egnp.exe" in hostile.locator(".ee-belongs").inner_text()
+    assert desk.evaluate("window.bad") is None
     notebook.close()
 
 

@@ -10,6 +10,7 @@ from eslab.cli.command import main
 from eslab.cli.comparing import compare
 from eslab.cli.debugging import changes, explain, run_back_until, run_until
 from eslab.cli.delivering import dead_letters, duplicates
+from eslab.cli.exploring import events
 from eslab.cli.measuring import lag, throughput
 from eslab.cli.moments import bookmark, late
 from eslab.cli.querying import sql
@@ -26,6 +27,7 @@ for one in (
     info,
     verify,
     find,
+    events,
     history,
     at,
     diff,

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
+
+from eslab.again import Option, again
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,14 +74,9 @@ class Out:
             glue = b","
         self._write(b"[]\n" if glue == b"[" else b"]\n")
 
-    def again(self, command: str, *words: str | Sequence[str], **options: str | Sequence[str] | None) -> None:
-        """The command that shows the same again, for the ticket. An option with several values is repeated, one with "" stands alone; where the order of options matters, they are one of the words, as a list."""
-        plain = [word for word in words if isinstance(word, str)]
-        given = [part for word in words if not isinstance(word, str) for part in word]
-        given += [part for name, value in options.items() if value is not None for part in _option(name, value)]
-        dashed = any(word.startswith("-") for word in plain)
-        parts = [command, *given, "--", *plain] if dashed else [command, *plain, *given]
-        self.line(" ".join(["eslab", *map(quoted, parts)]), style="dim")
+    def again(self, command: str, *words: str | Sequence[str], **options: Option) -> None:
+        """The command that shows the same again, for the ticket."""
+        self.line(again(command, *words, **options), style="dim")
 
     def _draw(self, what: Text | Table, *, soft_wrap: bool = False) -> None:
         with self._console.capture() as captured:
@@ -89,11 +85,6 @@ class Out:
 
     def _write(self, text: str | bytes) -> None:
         click.echo(text, file=self._file, nl=False)
-
-
-def _option(name: str, value: str | Sequence[str]) -> list[str]:
-    option, given = f"--{name.replace('_', '-')}", [value] if isinstance(value, str) else value
-    return [option] if value == "" else [part for one in given for part in (option, one)]
 
 
 def _across(names: Sequence[Text], rows: Sequence[Sequence[Text]], widths: Sequence[int]) -> Table:
@@ -128,17 +119,6 @@ def note(text: str) -> None:
 def printable(text: str) -> str:
     r"""The text with every character that could steer a terminal written as in `\x1b`."""
     return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
-
-
-def quoted(word: str) -> str:
-    """A word for the shell; one that must not be printed as it is, in the `$'...'` of bash and zsh."""
-    if word.isprintable():
-        return shlex.quote(word)
-    escaped = (
-        one if one.isprintable() and one not in "'\\" else f"\\u{ord(one):04x}" if ord(one) < 0x10000 else f"\\U{ord(one):08x}"
-        for one in word
-    )
-    return f"$'{''.join(escaped)}'"
 
 
 def cell(value: Any) -> str:

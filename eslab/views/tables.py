@@ -11,7 +11,7 @@ from eslab.markup import LEFT, Html, escape, grid, visible
 from eslab.model import MISSING, dumps
 from eslab.wording import many
 
-__all__ = ["LEFT", "Html", "duration", "escape", "html", "paragraphs", "show", "size", "visible"]
+__all__ = ["LEFT", "Html", "duration", "escape", "html", "paragraphs", "shell", "show", "size", "visible"]
 
 MOST: Final = 200  # rows: what is longer is for .df() or .arrow()
 LONGEST: Final = 200  # characters of one value; the whole of it is one look-up away
@@ -55,6 +55,11 @@ def show(value: Any, longest: int = LONGEST) -> str:
 def paragraphs(lines: Iterable[str]) -> str:
     """Each line as a paragraph of its own."""
     return "".join(f"<p>{escape(line)}</p>" for line in lines)
+
+
+def shell(line: str) -> str:
+    """The line of shell that shows the same again."""
+    return f"<p><code>{escape(line)}</code></p>"
 
 
 def duration(seconds: float | None) -> str:
