@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ SECTIONS = (
     *("Exercise", "In real systems"),
 )
 SHOP = '"../../data/shop"'  # as a lesson names the demo lab
+WRONG = ROOT / "tests" / "wrong_answers.md"
 PICTURES = {"image/svg+xml", "text/html"}
 
 
@@ -81,6 +83,11 @@ class Lesson:
         """The code that is folded away."""
         _, _, rest = self.tagged("solution").source.partition("```python\n")
         return rest.partition("```")[0]
+
+    def wrong_answers(self) -> list[tuple[str, str]]:
+        """What the check has to say, and to which answer, by `wrong_answers.md`."""
+        (section,) = re.findall(rf"^## {int(self.path.stem[:2])}\. .+?(?=^## |\Z)", WRONG.read_text(), re.MULTILINE | re.DOTALL)
+        return re.findall(r"^> ([^\n]+)\n\n```python\n(.+?)^```$", section, re.MULTILINE | re.DOTALL)
 
 
 def slide_types(book: NotebookNode) -> Iterator[str]:

@@ -58,7 +58,25 @@ def page(book: NotebookNode, title: str) -> str:
 
 
 def slides(book: NotebookNode, title: str) -> str:
-    return _converted(SlidesExporter, "slides.html.j2", book, title)
+    return _converted(SlidesExporter, "slides.html.j2", told_together(book), title)
+
+
+def told_together(book: NotebookNode) -> NotebookNode:
+    """The same for slides that are made to fit: a cell with the words before it, and what is said of it before the next heading. (reveal.js lets that overflow.)"""
+    cells: list[NotebookNode] = []
+    for cell in book.cells:
+        first, *headed = re.split(r"\n\n(?=## )", cell.source) if cell.cell_type == "markdown" and not cell.source.startswith("#") else [""]
+        if headed:
+            cells.append(_cell(cell, "-", source=first))
+            cell = _cell(cell, "slide", source="\n\n".join(headed), id=f"{cell.id}-headed")
+        elif cell.cell_type == "code" and cells and cells[-1].cell_type == "markdown":
+            cell = _cell(cell, "-")
+        cells.append(cell)
+    return nbformat.from_dict({**book, "cells": cells})
+
+
+def _cell(cell: NotebookNode, slide_type: str, **changed: str) -> NotebookNode:
+    return nbformat.from_dict({**cell, "metadata": {**cell.metadata, "slideshow": {"slide_type": slide_type}}, **changed})
 
 
 def _converted(exporter: Any, template: str, book: NotebookNode, title: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from lessons import PATHS, Lesson
-from make_lessons import alone, executed
+from make_lessons import alone, executed, told_together
 from make_lessons import page as as_page
 from make_lessons import slides as as_slides
 
@@ -31,6 +31,19 @@ def test_a_lesson_is_handed_out_as_a_page_that_steps_and_as_slides_that_fit(page
     (tmp_path / "slides.html").write_text(as_slides(book, "a lesson"))
     _steps(page, tmp_path / "page.html", wanted=sum(".step(" in cell.source for cell in lesson.code))
     _fits(page, tmp_path / "slides.html")
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_cell_stands_on_the_slide_of_the_words_before_it_and_nothing_is_lost(path):
+    book = Lesson(path).book
+    cells = told_together(book).cells
+    assert "\n\n".join(cell.source for cell in cells) == "\n\n".join(cell.source for cell in book.cells)
+    kinds = [cell.metadata.slideshow.slide_type for cell in cells]
+    for before, cell, kind in zip(cells, cells[1:], kinds[1:], strict=False):
+        if cell.cell_type == "code":
+            assert kind == ("-" if before.cell_type == "markdown" else "subslide"), cell.source
+        assert (kind == "slide") == cell.source.startswith("## "), cell.source
+    assert len({cell.id for cell in cells}) == len(cells)
 
 
 def _steps(page: Page, file: Path, *, wanted: int) -> None:

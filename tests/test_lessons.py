@@ -114,6 +114,11 @@ def test_the_map_names_every_lesson_with_its_title_and_its_minutes(lesson):
     assert f"{row[1]} minutes" in lesson.book.cells[0].source
 
 
+@LESSONS
+def test_for_each_exercise_some_wrong_answers_are_thought_of(lesson):
+    assert len(lesson.wrong_answers()) >= 3
+
+
 # --- what it does ---------------------------------------------------------------------------------
 
 
@@ -145,6 +150,14 @@ def test_a_lesson_keeps_its_promises_and_its_exercise_tells_unsolved_from_solved
 
     check = read.tagged("check")
     assert re.match("Still wrong: ", runs[check.id].printed)
+    for told, answer in () if thrown else read.wrong_answers():
+        run(read.tagged("exercise").source, names, shop=shop)
+        run(answer, names, shop=shop)
+        said = run(check.source, names, shop=shop).printed
+        assert re.fullmatch("(Still wrong: .+\n)+", said), (answer, said)
+        assert told in said, answer
+    if not thrown:
+        run(read.tagged("exercise").source, names, shop=shop)
     run(read.solution, names, shop=shop)
     assert run(check.source, names, shop=shop).printed == "Solved.\n"
 
