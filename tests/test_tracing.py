@@ -311,6 +311,14 @@ def test_a_trace_draws_a_waterfall(lab):
     assert "open end" in str(lab.trace("c2", done="Delivered").chart().to_dict()["datasets"])
 
 
+def test_a_waterfall_explains_the_marks_that_occur_and_no_others(lab):
+    plain, open_end = (lab.trace(name, done="Delivered").chart().to_dict() for name in ("e2", "c2"))
+    whole, left = (next(part for part in spec["vconcat"][0]["layer"] if part["mark"]["type"] == "point") for spec in (plain, open_end))
+    assert whole["encoding"]["shape"]["legend"] is None
+    assert left["encoding"]["shape"]["scale"]["domain"] == ["recorded", "open end"]
+    assert whole["encoding"]["x"]["title"] == "1 January 2026, time in UTC"
+
+
 def test_times_of_several_days_carry_their_day():
     lab = eslab.play([event("e1", "A", at="00"), {**event("e2", "B", "e1"), "timestamp": "2026-01-02T09:00:00Z"}])
     assert "e1  events/0/0  2026-01-01 09:00:00 UTC" in repr(lab.trace("e1"))

@@ -62,11 +62,12 @@ class _Time:
         return alt.X(f"{field}:T", title=self._title(), scale={"type": "utc"})
 
     def _title(self) -> str:
-        utc = _utc_offset(self._offset)
-        zone = f"{self._zone} (its clocks change in this range)" if self._changes else f"{self._zone} ({self._first.tzname()})"
+        zone, called, utc = str(self._zone), self._first.tzname(), _utc_offset(self._offset)
         same = self._first.date() == (self._last - dt.timedelta(microseconds=1)).date()
         day = f"{self._first.day} {self._first:%B %Y}, " if same else ""
-        return f"{day}time at {utc}, {zone}" if self._changes else f"{day}time in {zone}" + (f", {utc}" if self._zone is not dt.UTC else "")
+        if self._changes:
+            return f"{day}time at {utc}, {zone} (its clocks change in this range)"
+        return f"{day}time in {zone}" + (f" ({called})" if called != zone else "") + (f", {utc}" if utc != zone else "")
 
     def _format(self) -> str:
         span = self._last - self._first
@@ -200,11 +201,13 @@ def trace(rows: Sequence[waterfall.Row], *, name: str, zone: dt.tzinfo, notes: S
     }
     line = alt.Y("row:N", title=None, sort=None, scale={"domain": list(frame["row"])}, axis={**axis, "grid": True, "gridOpacity": 0.2})
     colour = alt.Color("topic:N", title="topic", scale=_scale(topics), sort=topics, legend={**_LEGEND, "symbolType": "circle"})
+    marks = {name: value for name, value in _LEGEND.items() if name != "symbolType"}
+    occurring = {name: drawn for name, drawn in _SHAPES.items() if name in set(frame["what"])}  # what does not occur needs no explaining
     shape = alt.Shape(
         "what:N",
         title="event",
-        scale={"domain": list(_SHAPES), "range": list(_SHAPES.values())},
-        legend={name: value for name, value in _LEGEND.items() if name != "symbolType"},
+        scale={"domain": list(occurring), "range": list(occurring.values())},
+        legend=marks if len(occurring) > 1 else None,
     )
     base = alt.Chart(frame[frame["x"].notna()]).encode(y=line, tooltip=tips)
     wait = base.mark_rule(strokeWidth=2.5, opacity=0.55).encode(x=time.on_axis("from"), x2="x:Q", color=colour)
@@ -371,8 +374,11 @@ def _stacked(panels: Sequence[Any], title: str, notes: Sequence[str], descriptio
     head = {"text": visible(title), "anchor": "start"} | (
         {"subtitle": [visible(note) for note in notes], "subtitleColor": GREY} if notes else {}
     )
-    resolve = {"scale": {"color": "independent"}}
-    return offline(alt.vconcat(*panels, title=head, description=visible(description), spacing=18, resolve=resolve))
+    told: dict[str, Any] = {"title": head, "description": visible(description), "resolve": {"scale": {"color": "independent"}}}
+    return offline(alt.vconcat(*panels, **told, spacing=18, padding={"left": 5, "top": 5, "right": _ROOM, "bottom": 5}))
+
+
+_ROOM: Final = 24  # pixels: who draws the picture may have wider letters than who measured the legend
 
 
 def _nothing(what: str) -> Any:
