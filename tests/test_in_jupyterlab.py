@@ -345,6 +345,7 @@ toy.explore(search=text)
 )
 
 
+@pytest.mark.notebook
 def test_a_lab_is_leafed_through_by_keys_and_a_row_opens_in_the_stepper(jupyterlab: JupyterLab, desk: Page):
     notebook = jupyterlab.open(desk, jupyterlab.write("notebooks/exploring.ipynb", *EXPLORING))
     notebook.run_all()
