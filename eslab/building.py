@@ -47,6 +47,7 @@ __all__ = ["between", "outdated", "rows_of", "sweep", "update"]
 
 CHUNK_ROWS: Final = 250_000  # sorted in memory at once
 CHUNK_BYTES: Final = 256 << 20
+LEARNED_ROWS: Final = 10_000  # of events whose types are learned in one go
 KEEP_S: Final = 24 * 3600  # how long what no manifest names any more stays, for readers that hold an older one
 DECODERS: Final = 2  # threads: DuckDB and Arrow leave the interpreter while they work, checking JSON does not
 
@@ -250,6 +251,7 @@ class _Build:
                 counts.decimals = [format_path(path) for path in self._mapping.topics[life[0]].decimals]
             if life[0] == CONSUMER_OFFSETS:
                 _count_commits(counts, reach, on_records)
+        latest: list[typed.Part] = []  # of several small parts at once: to ask for one takes as long as for thousands of events
         for life, records, (events, id_columns) in self._decoded([part for part in todo if part[0][0] != CONSUMER_OFFSETS], lives):
             told, counts = self._mapping.topics[life[0]], self.topics[life[0]]
             events = events.append_column("order_at", put_in_order(self.lives[life], records, events, self._mapping.distrust))
@@ -258,9 +260,14 @@ class _Build:
             for one in pc.value_counts(rows["aggregate"]).to_pylist():
                 if one["values"]:
                     self.aggregates[one["values"]] = self.aggregates.get(one["values"], 0) + one["counts"]
-            typed.learn(self.con, self.types, events, [str(path[0]) for path in told.decimals if len(path) == 1])
+            latest.append((events, tuple(str(path[0]) for path in told.decimals if len(path) == 1)))
+            if sum(len(part) for part, _ in latest) > LEARNED_ROWS:
+                typed.learn(self.con, self.types, latest)
+                latest.clear()
             self._keep(rows)
             on_records(records.num_rows)
+        if latest:
+            typed.learn(self.con, self.types, latest)
 
     def _decoded(
         self, todo: Sequence[tuple[Life, Reach]], lives: dict[Life, list[Segment]]

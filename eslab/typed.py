@@ -36,37 +36,49 @@ _AS_IT_STANDS: Final = ("JSON", "NULL")
 # --- which types ------------------------------------------------------------------------------------------
 
 
-def learn(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]], events: pa.Table, decimals: Sequence[str]) -> None:
-    """Widen what is known of each event type's fields: by a sample of these events, and for declared decimals by all of them."""
-    con.register("latest", events.select(["event_type", "data"]))
+Part = tuple[pa.Table, tuple[str, ...]]
+"""Some events, and the fields of theirs that are declared as decimals."""
+
+
+def learn(con: duckdb.DuckDBPyConnection, types: dict[str, dict[str, str]], parts: Sequence[Part]) -> None:
+    """Widen what is known of each event type's fields: by a sample of each part, and for declared decimals by all of it."""
+    rules = {declared: at for at, declared in enumerate(dict.fromkeys(declared for _, declared in parts))}
+    con.register("latest", pa.concat_tables(_told(events, part, rules[declared]) for part, (events, declared) in enumerate(parts)))
     structures = con.sql(
-        f"""select event_type, json_group_structure(data::json) from (
-            select event_type, data from latest where event_type is not null and starts_with(data, '{{')
-            qualify row_number() over (partition by event_type) <= {SAMPLE}
-        ) group by event_type order by event_type"""
+        f"""select rules, event_type, json_group_structure(data::json) from (
+            select rules, event_type, data from latest where event_type is not null and starts_with(data, '{{')
+            qualify row_number() over (partition by part, event_type) <= {SAMPLE}
+        ) group by rules, event_type order by event_type, rules"""
     ).fetchall()
-    digits = {field: _digits(con, field) for field in decimals}
+    digits = [{field: _digits(con, field, at) for field in declared} for declared, at in rules.items()]
     con.unregister("latest")
-    for event_type, structure in structures:
+    for at, event_type, structure in structures:
         if event_type not in types and len(types) >= TYPES_MOST:
             continue
         fields = loads(structure)
         known = types.setdefault(event_type, {})
         for field, told in fields.items() if isinstance(fields, dict) else ():
-            if field not in digits:
+            if field not in digits[at]:
                 known[field] = _wider(known.get(field), _SQL_TYPES.get(told, "JSON") if isinstance(told, str) else "JSON")
-        for field, found in digits.items():
+        for field, found in digits[at].items():
             if event_type in found:
                 known[field] = _wider(known.get(field), _decimal_type(*found[event_type]))
 
 
-def _digits(con: duckdb.DuckDBPyConnection, field: str) -> dict[str, tuple[int, int]]:
-    """By event type, the most digits before and behind the point that a declared field of the latest events has."""
+def _told(events: pa.Table, part: int, rules: int) -> pa.Table:
+    table = events.select(["event_type", "data"])
+    for name, number in (("part", part), ("rules", rules)):
+        table = table.append_column(name, pa.repeat(pa.scalar(number, pa.int32()), len(events)))
+    return table
+
+
+def _digits(con: duckdb.DuckDBPyConnection, field: str, rules: int) -> dict[str, tuple[int, int]]:
+    """By event type, the most digits before and behind the point that a declared field has, where it is declared."""
     rows = con.execute(
         """select event_type, max(len(regexp_extract(told, '\\d+'))), max(len(split_part(told, '.', 2)))
-        from (select event_type, data ->> $path as told from latest where event_type is not null)
+        from (select event_type, data ->> $path as told from latest where event_type is not null and rules = $rules)
         where regexp_full_match(told, '-?\\d+(\\.\\d+)?') group by event_type""",
-        {"path": json_path((field,))},
+        {"path": json_path((field,)), "rules": rules},
     ).fetchall()
     return {event_type: (whole, fraction) for event_type, whole, fraction in rows}
 
