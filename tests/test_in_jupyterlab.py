@@ -15,6 +15,8 @@ from lessons import Lesson
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
+pytestmark = pytest.mark.notebook
+
 NOTEBOOKS = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
 # a kernel that ends while JupyterLab asks it; two of Notebook 7, at its start; the splash of JupyterLab's themes, which two in a row remove twice
 NOT_OURS = re.compile(r"^(Error: )?Canceled future for|/static/notebook/|'removeChild' on 'Node'.*\n.*/static/lab/jlab_core")
@@ -42,7 +44,6 @@ def nothing_left_this_machine_and_nothing_broke(seen: Watched) -> Iterator[None]
     assert found == Watched()
 
 
-@pytest.mark.notebook
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_notebook_runs_and_what_it_makes_is_to_be_seen(jupyterlab: JupyterLab, desk: Page, name: str):
     notebook = jupyterlab.open(desk, f"notebooks/{name}")
@@ -345,7 +346,6 @@ toy.explore(search=text)
 )
 
 
-@pytest.mark.notebook
 def test_a_lab_is_leafed_through_by_keys_and_a_row_opens_in_the_stepper(jupyterlab: JupyterLab, desk: Page):
     notebook = jupyterlab.open(desk, jupyterlab.write("notebooks/exploring.ipynb", *EXPLORING))
     notebook.run_all()
@@ -456,7 +456,6 @@ SET_SOURCE = """
 """
 
 
-@pytest.mark.notebook
 @pytest.mark.parametrize(
     "stem", ["02-event-sourcing", *(pytest.param(stem, marks=pytest.mark.torture) for stem in ("01-events-and-commands", "08-idempotency"))]
 )

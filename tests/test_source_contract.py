@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ Case = tuple[Source, Truth]
 COUNT = 6_000  # of each partition: more than one mark of a text file, more than one block of a Parquet file
 
 
+@cache
 def _records(*, step: int = 1) -> list[Record]:
     """Two topics, three partitions, interleaved; every seventh a tombstone; timestamps that fall back now and then; `step` > 1 leaves holes."""
     return [
