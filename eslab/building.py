@@ -251,7 +251,10 @@ class _Build:
                 counts.decimals = [format_path(path) for path in self._mapping.topics[life[0]].decimals]
             if life[0] == CONSUMER_OFFSETS:
                 _count_commits(counts, reach, on_records)
-        latest: list[typed.Part] = []  # of several small parts at once: to ask for one takes as long as for thousands of events
+        latest: list[
+            typed.Part
+        ] = []  # types are learned of several small parts at once: to ask for one takes as long as for thousands of events
+        waiting = 0
         for life, records, (events, id_columns) in self._decoded([part for part in todo if part[0][0] != CONSUMER_OFFSETS], lives):
             told, counts = self._mapping.topics[life[0]], self.topics[life[0]]
             events = events.append_column("order_at", put_in_order(self.lives[life], records, events, self._mapping.distrust))
@@ -261,9 +264,10 @@ class _Build:
                 if one["values"]:
                     self.aggregates[one["values"]] = self.aggregates.get(one["values"], 0) + one["counts"]
             latest.append((events, tuple(str(path[0]) for path in told.decimals if len(path) == 1)))
-            if sum(len(part) for part, _ in latest) > LEARNED_ROWS:
+            waiting += len(events)
+            if waiting > LEARNED_ROWS:
                 typed.learn(self.con, self.types, latest)
-                latest.clear()
+                latest, waiting = [], 0
             self._keep(rows)
             on_records(records.num_rows)
         if latest:

@@ -6,17 +6,11 @@ from decimal import Decimal
 
 import pytest
 from click.testing import CliRunner
+from test_whatif import SHOP
 
 import eslab
 from eslab import cli
 
-SHOP = [
-    {"eventId": "e1", "eventType": "Created", "data": {"orderId": "o1", "total": 5}},
-    {"eventId": "e2", "eventType": "Paid", "causationId": "e1", "data": {"orderId": "o1", "paid": True}},
-    {"eventId": "e3", "eventType": "Shipped", "causationId": "e2", "data": {"orderId": "o1", "status": "shipped"}},
-    {"eventId": "e4", "eventType": "Noted", "data": {"orderId": "o1", "total": 7}},
-    {"eventId": "x1", "eventType": "Created", "causationId": "e3", "data": {"orderId": "o2", "total": 9}},
-]
 NEW = '{"eventId": "n", "eventType": "New", "data": {"orderId": "o1", "n": 1.50}}'
 PROJECTIONS = """
 import eslab

@@ -92,6 +92,20 @@ def test_keys_step_while_the_stepper_has_the_focus_and_only_then(page, tmp_path,
     assert position(stepper) == 0
 
 
+def test_each_step_is_read_from_its_top(page, tmp_path, plain):
+    stepper = shown(page, tmp_path, plain, at=2)
+    pane = stepper.get_by_role("group", name="Event and state")
+    pane.evaluate("(pane) => { pane.style.flex = 'none'; pane.style.height = '90px'; pane.scrollTop = 40; }")
+    page.wait_for_function(
+        "(pane) => new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(pane.scrollTop > 0))))",
+        arg=pane.element_handle(),
+    )
+    stepper.get_by_role("slider", name="Position").focus()
+    page.keyboard.press("ArrowRight")
+    assert position(stepper) == 3
+    assert pane.evaluate("(pane) => pane.scrollTop") == 0
+
+
 def test_a_button_that_comes_to_its_end_leaves_the_keys_working(page, tmp_path, plain):
     stepper = shown(page, tmp_path, plain, at=1)
     stepper.get_by_role("button", name="Back").press("Enter")

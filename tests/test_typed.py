@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -208,3 +209,24 @@ def test_a_run_from_before_there_were_such_columns_is_read_too(tmp_path, monkeyp
     assert list(typed_differences(lab)) == []
     assert all(rows[: len(before[name])] for name, rows in relations(lab).items() if before[name])
     assert all(left <= right for left, right in pairwise(len(run) for run in written(lab)))
+
+
+def test_what_is_learned_of_several_parts_at_once_is_what_is_learned_of_one_after_another():
+    def part(*told):
+        return pa.table({"event_type": [kind for kind, _ in told], "data": [dumps(data).decode() for _, data in told]})
+
+    parts = [
+        (part(("Placed", {"n": "1.50", "m": 1}), ("Paid", {"n": True})), ("n",)),
+        (part(*(("Placed", {"n": "12", "m": at}) for at in range(typed.SAMPLE)), ("Placed", {"m": "behind the sample"})), ()),
+        (part(("Placed", {"n": 0.5, "k": [1]}), ("Paid", {"n": "-100.125"})), ("n",)),
+        (part(("Placed", {"m": 0.5})), ()),
+    ]
+    together, apart = {}, {}
+    with duckdb.connect() as con:
+        typed.learn(con, together, parts)
+        for one in parts:
+            typed.learn(con, apart, [one])
+    assert together == apart
+    assert together["Placed"]["m"] == "DOUBLE", "each part has a sample of its own, and this one ends before the text"
+    assert together["Paid"]["n"] == "DECIMAL(6,3)", "what is declared is no truth, whatever else stands there"
+    assert together["Placed"]["n"] == "VARCHAR"
