@@ -248,6 +248,7 @@ def test_an_order_is_debugged_through_a_reload_and_the_end_of_its_kernel(jupyter
         root.get_by_label("Speed").select_option(label="× 360,000")
         root.get_by_role("button", name="Play").click()
         _at(root, last)
+        _python(notebook, "stepper.position", last)
         notebook.theme("JupyterLab Dark")
         assert root.evaluate("(root) => getComputedStyle(root).colorScheme") == "dark"
         notebook.theme("JupyterLab Light")
