@@ -50,7 +50,10 @@ def test_requests_to_the_outside_are_aborted_and_counted(page, watched):
 
 def test_uncaught_errors_and_unhandled_rejections_are_noticed(page, watched):
     page.evaluate("setTimeout(() => { throw new Error('thrown'); }); Promise.reject(new Error('rejected')); null")
-    page.wait_for_timeout(100)
+    for _ in range(300):
+        if len(watched.errors) == 2:
+            break
+        page.wait_for_timeout(100)  # a busy browser tells of them when it comes to it
     assert sorted(error.splitlines()[0].removeprefix("Error: ") for error in watched.errors) == ["rejected", "thrown"]
     watched.errors.clear()
 
