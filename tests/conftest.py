@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,9 @@ MARKS = {
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what goes on in the background; our tests press Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# jsonschema, which altair and nbformat import, would compile 38 grammars of what an IRI may be: 2 s in each process
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 settings.register_profile("busy", deadline=None)  # two workers on two cores: a first call may take a second
 settings.load_profile("busy")

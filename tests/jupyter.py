@@ -18,10 +18,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import nbformat
 from kafka_cluster import wait_for
 
 if TYPE_CHECKING:
+    from nbformat import NotebookNode
     from playwright.sync_api import Locator, Page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,6 +102,8 @@ class JupyterLab:
 
     def write(self, path: str, *cells: str) -> str:
         """Make a notebook of code cells in `folder`; return its path."""
+        import nbformat
+
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}  # or JupyterLab asks which one, in a dialog
         book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells], metadata={"kernelspec": kernel})
         nbformat.write(book, self.folder / path)
@@ -222,7 +224,9 @@ class Notebook:
         os.kill(pid, signal.SIGKILL)
         self.page.evaluate("window.gone")
 
-    def content(self) -> nbformat.NotebookNode:
+    def content(self) -> NotebookNode:
+        import nbformat
+
         return nbformat.from_dict(self.call("return nb.content.model.toJSON()"))
 
     def errors(self) -> list[str]:

@@ -413,15 +413,19 @@ def test_text_from_right_to_left_stays_in_its_place(page, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "state",
+    "made",  # by the test, not by each process that collects it
     [
-        pytest.param({f"key {at}": "x" * 34 for at in range(100_000)}, marks=pytest.mark.torture, id="many keys"),
-        pytest.param({"text": "x" * 5_000_000}, id="one giant text"),
-        pytest.param({"list": list(range(700_000))}, marks=pytest.mark.torture, id="one giant list"),
-        pytest.param({f"k{at}": {f"l{inner}": [1, 2, {"a": "b" * 24}] for inner in range(100)} for at in range(1200)}, id="deep and wide"),
+        pytest.param(lambda: {f"key {at}": "x" * 34 for at in range(100_000)}, marks=pytest.mark.torture, id="many keys"),
+        pytest.param(lambda: {"text": "x" * 5_000_000}, id="one giant text"),
+        pytest.param(lambda: {"list": list(range(700_000))}, marks=pytest.mark.torture, id="one giant list"),
+        pytest.param(
+            lambda: {f"k{at}": {f"l{inner}": [1, 2, {"a": "b" * 24}] for inner in range(100)} for at in range(1200)}, id="deep and wide"
+        ),
     ],
 )
-def test_a_state_of_five_megabytes_does_not_freeze_the_page(page, tmp_path, state):
+def test_a_state_of_five_megabytes_does_not_freeze_the_page(page, tmp_path, made):
+    state = made()
+
     def handler(before, event):
         return {**state, "at": event.id}
 
