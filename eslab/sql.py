@@ -338,6 +338,18 @@ def _within(con: duckdb.DuckDBPyConnection, database: str, options: str = "") ->
         con.execute(f"detach {name}")
 
 
+@contextlib.contextmanager
+def _at_once(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """All in one transaction: DuckDB would wait for the disk after each statement."""
+    con.begin()
+    try:
+        yield
+    except BaseException:
+        con.rollback()
+        raise
+    con.commit()
+
+
 def query(events: Events, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
     """Run a small query of our own over the sorted events; `{rows}` in the text stands for them."""
     with session() as con:
@@ -391,7 +403,7 @@ def write_database(events: Events, log: Log, name: str = "lab.duckdb") -> Path:
     try:
         with enough_disk(temporary), session() as con:
             con.execute(f"set file_search_path = {literal(str(events.folder))}")
-            with _within(con, literal(str(temporary)), "(storage_version 'v1.4.0')"):
+            with _within(con, literal(str(temporary)), "(storage_version 'v1.4.0')"), _at_once(con):
                 for statement in statements(events, log, relative=True):
                     con.execute(statement)
             temporary.replace(path)

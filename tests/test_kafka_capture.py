@@ -104,7 +104,7 @@ def values(rows: list[Row]) -> list[int]:
     return [int((value or b"").rstrip(b".")) for _, _, value, *_ in rows]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # and no longer: idle, each node takes a twentieth of a core
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """Three nodes, for leaders that die and followers that lag."""
     need("kafka", missing())

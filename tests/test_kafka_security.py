@@ -122,7 +122,7 @@ def quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def secured(keys: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaCluster]:
     """One node with a listener for each way to log in, users with and without rights, and a topic with ten records."""
     scram = f"{LOGIN}.scram.ScramLoginModule required;"
