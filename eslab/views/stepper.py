@@ -49,6 +49,7 @@ _SCRIPT: Final = "\n".join(
 _STYLE: Final = (_PAGE / "stepper.css").read_text(encoding="utf-8")
 LISTED: Final = 50  # steps in the static view
 _SHORTEST: Final = 160  # pixels; below it nothing can be read
+_KEPT: Final = {"sync": True, "echo_update": False}  # what a busy kernel sends back late would undo what the reader did meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +88,11 @@ class Stepper(anywidget.AnyWidget):
     _esm = _SCRIPT
     _css = _STYLE
 
-    position = _Whole(0).tag(sync=True)
+    position = _Whole(0).tag(**_KEPT)
     height = _Whole(640).tag(sync=True)
-    breakpoints = traitlets.List[Any](default_value=[]).tag(sync=True)
-    bookmarks = traitlets.List[Any](default_value=[]).tag(sync=True)
-    watched = traitlets.List[Any](default_value=[]).tag(sync=True)
+    breakpoints = traitlets.List[Any](default_value=[]).tag(**_KEPT)
+    bookmarks = traitlets.List[Any](default_value=[]).tag(**_KEPT)
+    watched = traitlets.List[Any](default_value=[]).tag(**_KEPT)
     _lines = traitlets.Bytes(b"").tag(sync=True)
 
     def __init__(self, steps: Steps, *, position: int, height: int) -> None:

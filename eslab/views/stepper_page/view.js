@@ -29,7 +29,7 @@ function render({ model, el }) {
   function save() {
     clearTimeout(resting);
     resting = null;
-    model.set("position", position); // not at each step: the echo of an earlier one would take the reader back
+    model.set("position", position);
     try { model.save_changes(); } catch { /* no kernel: all goes on without Python */ }
   }
   const kept = keeps(book, { get: (kind) => model.get(kind) ?? [], set: (kind, list) => { model.set(kind, list); save(); }, at, go, ask: (path, from) => blamed.ask(path, from) });
@@ -187,7 +187,7 @@ function render({ model, el }) {
   // --- the life of the view
 
   const heard = {
-    "change:position": () => { // ours comes back too
+    "change:position": () => { // Python's, or another view's of the same stepper
       if (model.get("position") === position) return;
       clearTimeout(resting); // the last word wins
       resting = null;
