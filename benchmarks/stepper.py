@@ -38,7 +38,11 @@ TIMED = """({asked, plain}) => {
         return performance.now() - began;
     });
 }"""
-DRAWN = "async () => { await new Promise((done) => requestAnimationFrame(() => setTimeout(done))); return performance.now(); }"
+# Looks at each picture for what is to be there; the task after it is the first that finds it painted
+DRAWN = """(wanted) => new Promise((done) => {
+    const look = () => requestAnimationFrame(() => document.querySelector(wanted) ? setTimeout(() => done(performance.now())) : look());
+    look();
+})"""
 
 
 def run() -> None:
@@ -105,8 +109,7 @@ def _open(page: Any, path: Path, history: History, *, plain: bool) -> list[float
     python = (time.perf_counter() - began) * 1000
     path.write_text(str(text))
     page.goto(path.as_uri(), wait_until="commit")
-    page.wait_for_selector("pre" if plain else ".es-state .es-row")
-    drawn = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0]?.startTime") or page.evaluate(DRAWN)
+    drawn = page.evaluate(DRAWN, "pre:not(:empty)" if plain else ".es-state .es-row")
     return [python + drawn, python, drawn]
 
 

@@ -11,6 +11,7 @@ from numbers import Integral
 from typing import Final
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -41,6 +42,10 @@ EVER: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
 OrderKey = tuple[dt.datetime, str, int, int, int]
 """A record's place in the lab's total order: order_at, topic, partition, incarnation, offset."""
 
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MICROSECOND: Final = dt.timedelta(microseconds=1)
+_MINUTE: Final = 60_000_000  # microseconds
+_BY_MINUTES: Final = 94_694_400_000_000  # the year 1973: since then every zone has changed its clocks on whole minutes of UTC alone
 _CLOCK = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,]\d+)?)?")
 
 
@@ -85,6 +90,24 @@ class Clock:
         if local.microsecond:
             return f"{local.isoformat(sep=' ', timespec='milliseconds')[:23]} {local.tzname()}"
         return f"{local.isoformat(sep=' ')[:19]} {local.tzname()}"
+
+    def show_each(self, moments: pa.ChunkedArray) -> list[str | None]:
+        """`show` of a whole column of times (null: None), some ten times as fast."""
+        micros = moments.cast(pa.int64()).fill_null(0).to_numpy()
+        if not len(micros):
+            return []
+        grain = _MINUTE if micros.min() >= _BY_MINUTES else 1_000_000
+        begins, which = np.unique(micros // grain, return_inverse=True)
+        there = [(_EPOCH + dt.timedelta(microseconds=int(one) * grain)).astimezone(self.zone) for one in begins]
+        local = micros + np.array([(one.replace(tzinfo=dt.UTC) - one) // _MICROSECOND for one in there])[which]
+        texts = pc.if_else(
+            pa.array(micros % 1_000_000 != 0),
+            pc.strftime(pa.array(local // 1000, pa.timestamp("ms")), "%Y-%m-%d %H:%M:%S"),
+            pc.strftime(pa.array(local // 1_000_000, pa.timestamp("s")), "%Y-%m-%d %H:%M:%S"),
+        )
+        zones = pa.array([one.tzname() for one in there]).take(pa.array(which))
+        shown: list[str | None] = pc.if_else(moments.is_valid(), pc.binary_join_element_wise(texts, zones, " "), None).to_pylist()
+        return shown
 
     def _in_zone(self, told: dt.datetime) -> dt.datetime:
         if self.tz is None:
@@ -150,9 +173,6 @@ def at_version(events: Events, aggregate: str, aggregate_id: str, version: int) 
     whose = f"{_shown(aggregate)} {_shown(aggregate_id)}"
     label = f"up to and with version {version} of {whose}" if version else f"before the first event of {whose}"
     return _cut(events, _up_to(events, key, "<=" if version else "<"), label)
-
-
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def _shown(text: str) -> str:

@@ -300,7 +300,7 @@ class History(Sequence[Step]):
             last=last,
             notes=notes,
             initial=self._tape.state_at(first),
-            show=self._clock.show,
+            show=self._clock.show_each,
         )
         steps = Steps(
             self._name, script.first, script.last, script.lines, self.at, self._position_of, lambda version: self.diff(version - 1, version)

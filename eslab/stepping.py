@@ -15,10 +15,12 @@ the patches at most, and a jump to any step reads no more than two states' worth
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from eslab.folding import Rows
 from eslab.model import Coordinates, dumps
@@ -29,8 +31,8 @@ __all__ = ["BYTES", "Folded", "Script", "write"]
 BYTES: Final = 64_000_000  # of a script: what a page opens in about a second; a notebook's front end holds it in memory
 NEAR: Final = 8  # steps without a whole state between them, at least: so many patches are read faster than asked for
 _COLUMNS: Final = (
-    *("recorded_at", "happened_at", "timestamp_type", "event_id", "event_version", "source", "topic", "partition_id", "incarnation"),
-    *("record_offset", "correlation_id", "causation_id", "trace_id", "data"),
+    *("timestamp_type", "event_id", "event_version", "source", "topic", "partition_id", "incarnation", "record_offset"),
+    *("correlation_id", "causation_id", "trace_id"),
 )
 
 
@@ -62,7 +64,7 @@ def write(
     last: int,
     notes: list[str],
     initial: Any,
-    show: Callable[[dt.datetime | None], str],
+    show: Callable[[pa.ChunkedArray], list[str | None]],
     limit_bytes: int = BYTES,
 ) -> Script:
     """Write down the steps first + 1 to last, folding each once; fewer where they would take more than `limit_bytes`, and `notes` then say so."""
@@ -74,9 +76,10 @@ def write(
     patched = since = 0
     if follower.odd:
         notes = [*notes, f"initial state: {follower.odd}"]
-    columns = zip(*(rows.list(column)[first:last] for column in _COLUMNS), strict=True)
     position = first
-    for position, (step, row) in enumerate(zip(folded, columns, strict=True), first + 1):
+    for position, (step, row, data) in enumerate(
+        zip(folded, _rows(rows, first, last, show), rows.list("data")[first:last], strict=True), first + 1
+    ):
         patch = follower.follow(step.state)
         marks, problem = step.marks, step.problem
         if follower.odd:
@@ -85,7 +88,7 @@ def write(
             marked.setdefault(mark, []).append(position)
         type_of.append(types.setdefault(step.type, len(types)))
         change = dumps(patch)
-        fields = [dumps(_head(step.type, marks, problem, row, len(patch), show)), _one_line(row[-1]), change]
+        fields = [dumps((step.type, marks, problem, *row, len(patch))), _one_line(data), change]
         patched, since = patched + len(change), since + 1
         if patched >= whole and since >= NEAR:
             fields.append(dumps(follower.state))
@@ -97,25 +100,26 @@ def write(
             notes = [*notes, f"steps {position + 1:,} to {last:,} are not shown: what is shown already takes {total / 1e6:,.0f} MB"]
             break
     header = {"name": name, "projection": projection, "first": first, "last": position, "total": len(rows)}
-    times_ms = [round(moment.timestamp() * 1000) for moment in rows.list("order_at")[first:position]]
+    times_ms = _milliseconds(rows.column("order_at").slice(first, position - first))
     index = {"types": list(types), "type_of": type_of, "times_ms": times_ms}
     lines[0] = dumps({**header, "keys": keys, "marks": marked, "notes": notes, **index}) + b"\t" + begin
     return Script(first, position, b"\n".join(lines))
 
 
-def _head(
-    type_: str | None,
-    marks: tuple[str, ...],
-    problem: str | None,
-    row: tuple[Any, ...],
-    changes: int,
-    show: Callable[[dt.datetime | None], str],
-) -> tuple[Any, ...]:
-    recorded, happened, clock, event_id, version, source, topic, partition, incarnation, offset, correlation, causation, trace, _ = row
-    late_ms = round((recorded - happened).total_seconds() * 1000) if recorded and happened else None
-    at = str(Coordinates(topic, partition, incarnation, offset))
-    times = (recorded and show(recorded), happened and show(happened))
-    return (type_, marks, problem, *times, event_id, version, source, at, correlation, causation, trace, late_ms, clock, changes)
+def _rows(rows: Rows, first: int, last: int, show: Callable[[pa.ChunkedArray], list[str | None]]) -> Iterator[tuple[Any, ...]]:
+    """Of each step what its line tells between `problem` and `changes`."""
+    recorded, happened = (rows.column(name).slice(first, last - first) for name in ("recorded_at", "happened_at"))
+    clock, event_id, version, source, topic, partition, incarnation, offset, *causes = (rows.list(name)[first:last] for name in _COLUMNS)
+    late_ms = _milliseconds(pc.subtract(recorded, happened))
+    at = map(str, map(Coordinates, topic, partition, incarnation, offset))
+    return zip(show(recorded), show(happened), event_id, version, source, at, *causes, late_ms, clock, strict=True)
+
+
+def _milliseconds(times: pa.ChunkedArray) -> list[int | None]:
+    """Times since 1970, or spans, as whole milliseconds, rounded."""
+    micros = times.cast(pa.int64())
+    rounded: list[int | None] = pc.round(pc.divide(pc.cast(micros, pa.float64()), 1000)).cast(pa.int64()).to_pylist()
+    return rounded
 
 
 def _one_line(text: str | None) -> bytes:

@@ -155,9 +155,10 @@ def test_a_reader_of_the_screen_is_told_each_step(page, tmp_path, plain):
 
 
 IMPORTED = """async () => {
-    const source = document.querySelector("script[type=module]").textContent.replace(/\\nconst told = \\{[^]*$/, "");
+    const source = document.querySelector("script[type=module]").textContent.replace(/\\nconst told = [^]*$/, "");
     window.eslab = await import(URL.createObjectURL(new Blob([source], {type: "text/javascript"})));
-    window.book = eslab.reader(document.getElementById("eslab-steps").textContent);
+    const packed = Uint8Array.from(atob(document.getElementById("eslab-steps").textContent), (one) => one.charCodeAt(0));
+    window.book = eslab.reader(await eslab.unpacked(packed));
     window.written = (node) => node instanceof Map ? "{" + [...node].map(([key, value]) => JSON.stringify(key) + ":" + written(value)).join(",") + "}"
         : Array.isArray(node) ? "[" + node.map(written).join(",") + "]" : node;
 }"""

@@ -4,6 +4,11 @@ const NEAR = 8; // states kept on the way to one that is asked for: stepping bac
 const KEPT = 64;
 const PLAIN = /^[\w .:@/-]*$/; // keys that are written one way only, so that a line may be searched for them before it is parsed
 
+/** What `eslab.stepping` wrote, of the bytes that zlib made of it. */
+export function unpacked(packed) {
+  return new Response(new Response(packed).body.pipeThrough(new DecompressionStream("deflate"))).text(); // twice as fast as of a Blob
+}
+
 /** The steps of a text. Positions count steps: `first` is the state before the first one that was sent. */
 export function reader(text) {
   const lines = text.split("\n");

@@ -13,12 +13,8 @@ const NARROW = 700; // pixels; below it the list stands above the rest
 const LEAP = 10; // steps of PageUp and PageDown
 const REST_MS = 300; // Python is told the position once it rests: stepping sends the kernel nothing
 
-function textOf(sent) {
-  return typeof sent === "string" ? sent : new TextDecoder().decode(sent);
-}
-
-function render({ model, el }) {
-  const book = reader(textOf(model.get("_lines")));
+async function render({ model, el }) {
+  const book = reader(await unpacked(model.get("_packed")));
   const { name, projection, first, last, total, marks, notes } = book.header;
   let position = -1, base = null, resting = null, scrolled = false; // base: the step that states are compared with, null: the one before each
   let stepsWithBreak = new Set(), marked = new Set();
