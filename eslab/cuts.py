@@ -310,6 +310,8 @@ def changed_since(events: Events, cut: Cut, upcasters: str) -> str:
 
     `upcasters` is the fingerprint of those that are declared now.
     """
+    if cut is events.cut:
+        return ""
     lives = {life: next_ for life, next_ in cut.offsets.items() if next_}
     known = {life[0] for life in events.cut.offsets}
     strange = sorted({topic for topic, _, _ in lives} - known)

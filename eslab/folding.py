@@ -100,11 +100,13 @@ def _types(rows: Rows) -> tuple[list[Any], np.ndarray]:
     """What `Event.type` can be in these rows (a text, `TOMBSTONE`, or None for an undecodable record), and which of them it is in each."""
     column = rows.column("event_type").combine_chunks()
     found = pc.dictionary_encode(column)
-    types, codes = found.dictionary.to_pylist(), found.indices.fill_null(len(found.dictionary)).to_numpy()
+    types, codes = found.dictionary.to_pylist(), found.indices
     if column.null_count:  # every event has a type
-        types += [TOMBSTONE, None]
-        codes = codes + pc.equal(rows.column("kind"), UNDECODABLE).combine_chunks().to_numpy(zero_copy_only=False)
-    return types, codes
+        codes = codes.fill_null(len(types)).to_numpy() + pc.equal(rows.column("kind"), UNDECODABLE).combine_chunks().to_numpy(
+            zero_copy_only=False
+        )
+        return [*types, TOMBSTONE, None], codes
+    return types, codes.to_numpy()
 
 
 def _spread(values: Sequence[Any], codes: np.ndarray) -> list[Any]:

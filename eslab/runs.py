@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import secrets
 import zlib
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, takewhile
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -119,9 +119,9 @@ class RunFile:
         if self.last[:2] < low:
             return False
         begin, end = max(bisect_left(self.firsts, low) - 1, 0), bisect_left(self.firsts, (aggregate, aggregate_id + "\0"))
-        wanted = hash_of(aggregate, aggregate_id)
+        wanted = np.uint32(hash_of(aggregate, aggregate_id))
         hashes = (self._hashes[self._ids[at] : self._ids[at + 1]] for at in range(begin, end))
-        return any(bool(np.isin(wanted, some, assume_unique=True)) for some in hashes)
+        return any(wanted in some[some.searchsorted(wanted) :][:1] for some in hashes)
 
     def read(self, begin: int, end: int, columns: Sequence[str] | None) -> pa.Table:
         try:
@@ -197,22 +197,28 @@ def read_range(source: Sorted, low: Key, high: Key | None, columns: Sequence[str
     inside = begin > 0 and source.firsts[begin : begin + 1] != [low]  # the batch before may end within the range
     begin -= inside
     over = high is not None and source.firsts[end : end + 1] != [high] and source.last >= high
-    wanted = [*KEY[: max(len(low) * inside, len(high or ()) * over)]]
+    alike = _shared(source.firsts[begin], source.firsts[end] if end < len(source.firsts) else source.last, low, high or low)
+    wanted = [*KEY[alike : max(len(low) * inside, len(high or ()) * over)]]
     table = source.read(begin, max(begin, end), None if columns is None else list(dict.fromkeys([*columns, *wanted])))
-    start = _row(table, low) if inside else 0
-    stop = _row(table, high) if high is not None and over else table.num_rows
+    start = _row(table, low, alike) if inside else 0
+    stop = _row(table, high, alike) if high is not None and over else table.num_rows
     table = table.slice(start, max(stop - start, 0))
     return table if columns is None else table.select(columns)
 
 
-def _row(table: pa.Table, key: Key) -> int:
-    """The first row whose key is not below this one."""
-    columns = [(table[name], name == "order_at") for name, _ in zip(KEY, key, strict=False)]
-    return bisect_left(
-        range(table.num_rows),
-        key,
-        key=lambda row: tuple(column[row].value if is_time else column[row].as_py() for column, is_time in columns),
-    )
+def _shared(*keys: Key) -> int:
+    """How many of their first values are the same in all keys."""
+    return sum(1 for _ in takewhile(lambda values: len({*values}) == 1, zip(*keys, strict=False)))
+
+
+def _row(table: pa.Table, key: Key, alike: int) -> int:
+    """The first row whose key is not below this one; the first `alike` values are those of every row."""
+    low, high = 0, table.num_rows
+    for name, wanted in [*zip(KEY, key, strict=False)][alike:]:
+        value = (table[name].cast(pa.int64()) if name == "order_at" else table[name]).__getitem__
+        low = bisect_left(range(high), wanted, low, key=lambda row: value(row).as_py())
+        high = bisect_right(range(high), wanted, low, key=lambda row: value(row).as_py())
+    return low
 
 
 def merge(sources: Sequence[Sorted], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

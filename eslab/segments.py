@@ -6,7 +6,6 @@ The format is told in docs/format.md, so that a stranger can read it with pyarro
 from __future__ import annotations
 
 import contextlib
-import os
 import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from eslab.checksums import Checksums
 from eslab.errors import CorruptLog
+from eslab.listing import Listing, entries
 from eslab.model import Life
 from eslab.sources import RECORDS, Hole, Marker
 
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-DEPTH = 3  # topic, partition, incarnation
 DAMAGED = (OSError, pa.ArrowException, UnicodeDecodeError)
 """What pyarrow raises for a Parquet file that is none, or that is damaged: the last where the name of a column is."""
 LOSSY = frozenset({"compaction", "retention", "not requested", "unknown"})
@@ -152,29 +151,19 @@ class Log:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._segments: dict[tuple[str, int, int], Segment] = {}
+        self._listing = Listing(folder)
 
     def paths(self) -> tuple[str, ...]:
         """Every segment that stands now. Segments never change but by merging, so equal paths are an equal log."""
-        return tuple(sorted(entry.path for entry in self._entries()))
+        return self._listing.paths()
 
     def _files(self) -> list[tuple[str, int, int]]:
         """Each segment's path, inode and time: a merge puts another file in the place of the first, and the next one may get the inode that became free."""
         found: list[tuple[str, int, int]] = []
-        for entry in self._entries():
+        for entry in entries(self.folder):
             with contextlib.suppress(FileNotFoundError):  # merged a day ago, and removed just now
                 found.append((entry.path, entry.inode(), entry.stat().st_mtime_ns))
         return sorted(found)
-
-    def _entries(self) -> Iterator[os.DirEntry[str]]:
-        folders = [(str(self.folder), 0)]
-        while folders:
-            folder, depth = folders.pop()
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
-                for entry in entries:
-                    if depth < DEPTH:
-                        folders.append((entry.path, depth + 1))
-                    elif entry.name.endswith(".parquet") and not entry.name.startswith("."):
-                        yield entry
 
     def lives(self) -> dict[Life, list[Segment]]:
         """Every segment that stands now, by life. Each footer is read once."""
