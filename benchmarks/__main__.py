@@ -19,6 +19,7 @@ BENCHES = (
     "merge",
     "compare",
     "stepper",
+    "debugger",
 )
 ASKED = ("replay_rss_50m",)  # only by name: they take very long
 

@@ -48,14 +48,14 @@ def value(number: int, random_: random.Random) -> tuple[bytes, bytes]:
 class Orders:
     """A source of so many events, always the same ones, made a chunk at a time; of so many orders, by default of an eighth as many as there are events yet.
 
-    An order has events for ever, or, where they are `brief`, for a hundredth of the time.
+    An order has events for ever, or, where they are `brief`, for a hundredth of the time. Every event is caused by the one before it; in `flows`, of five events each, the first by what the log has not.
     """
 
     url = "benchmark:"
     isolation = "none"
 
-    def __init__(self, events: int, *, keys: int | None = None, brief: bool = False) -> None:
-        self.events, self._keys = events, keys
+    def __init__(self, events: int, *, keys: int | None = None, brief: bool = False, flows: bool = False) -> None:
+        self.events, self._keys, self._flows = events, keys, flows
         self._recent = events // 800 if brief else None  # orders that have events at a time
         self._ends = [events // PARTITIONS] * PARTITIONS
 
@@ -80,10 +80,13 @@ class Orders:
         kind = pa.DictionaryArray.from_arrays(pa.array(numbers % len(TYPES), pa.int32()), list(TYPES)).cast(pa.string())
         total = pa.array(np.round(chance.uniform(5, 500, len(numbers)), 2)).cast(pa.string())
         skus = [_text(numbers % 977 + at) for at in range(2)]
+        causes = _joined("evt-", _padded(np.maximum(numbers - 1, 0), 12))
+        if self._flows:
+            causes = pc.if_else(pa.array(numbers % 5 == 0), _joined("cmd-", _text(numbers // 5)), causes)
         group, span = _padded(numbers // 5, 32), _padded(numbers, 16)
         values = _joined(
             '{"eventId":"evt-', _padded(numbers, 12), '","eventType":"', kind, '","eventVersion":"1.0","timestamp":', _text(BEGIN_MS + numbers * 7),
-            ',"source":"orders@2.3.1","correlationId":"corr-', _text(numbers // 5), '","causationId":"evt-', _padded(np.maximum(numbers - 1, 0), 12),
+            ',"source":"orders@2.3.1","correlationId":"corr-', _text(numbers // 5), '","causationId":"', causes,
             '","data":{"orderId":"', keys, '","customerId":"cust-', _text(numbers % 9973), '","total":', total, ',"currency":"EUR","status":"',
             pc.utf8_lower(pc.utf8_slice_codeunits(kind, 5)), '","lines":[{"sku":"sku-', skus[0], '","quantity":1},{"sku":"sku-', skus[1],
             '","quantity":2}]},"metadata":{"traceId":"', group, '","spanId":"', span, '"}}',

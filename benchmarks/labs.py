@@ -24,6 +24,13 @@ def orders(events: int, *, brief: bool = False) -> Lab:
     return lab
 
 
+def flows(events: int) -> Lab:
+    """A lab of so many events in sagas of five, each event caused by the one before it."""
+    lab = Lab(LABS / f"flows-{events}", tz="UTC", say=lambda text: None)
+    lab.snapshot(Orders(events, flows=True), progress=True)
+    return lab
+
+
 def giant(events: int) -> Lab:
     """A lab of so many events of one order."""
     lab = Lab(LABS / f"giant-{events}", tz="UTC", say=lambda text: None)
