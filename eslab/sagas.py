@@ -18,7 +18,7 @@ from eslab.endings import Endings
 from eslab.errors import UnknownId
 from eslab.events import Events
 from eslab.model import Selection
-from eslab.sql import ORDER, place, rows
+from eslab.sql import ORDER, literal, marked, rows
 from eslab.tracing import Trace
 from eslab.views import tables
 from eslab.wording import Length, many
@@ -183,16 +183,8 @@ def find_sagas(
         moment = now or last
         _mark_repeats(con)
         _mark_backwards(con)
-        table = con.sql(
-            _INSTANCES.replace("PLACE", place(events)),
-            params={
-                "done": sorted(endings.done),
-                "compensated": sorted(endings.compensated),
-                "begin": sorted(begin),
-                "stuck_us": stuck_after.us,
-                "now": moment,
-            },
-        ).to_arrow_table()
+        told = {"done": sorted(endings.done), "compensated": sorted(endings.compensated), "begin": sorted(begin)}
+        table = con.sql(_instances(con, events), params={**told, "stuck_us": stuck_after.us, "now": moment}).to_arrow_table()
     asked = _Asked(endings, stuck_after, begin, events.manifest.types, moment and moment.astimezone(dt.UTC), without)
     return Sagas(table, asked, trace, clock)
 
@@ -223,15 +215,31 @@ def _mark_backwards(con: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-_INSTANCES: Final = f"""with steps as (
-    select correlation_id, event_type, order_at, PLACE as place, list_contains($done::varchar[] || $compensated::varchar[], event_type) as ends, list_contains($begin::varchar[], event_type) as begins
-    from held anti join repeats using (topic, partition_id, incarnation, record_offset) where {_SAGA}
-), instances as (
-    select correlation_id, count(*) as steps, arg_min(event_type, place) as first_type, min(order_at) as started_at,
-        arg_max(event_type, place) as last_type, max(order_at) as last_at,
-        arg_max(event_type, place) filter (ends) as ended_type, max(order_at) filter (ends) as ended_at, bool_or(begins) as begins
+def _instances(con: duckdb.DuckDBPyConnection, events: Events) -> str:
+    """The query of all instances. What is kept of each while its events are gathered is numbers alone: memory is what it costs, and texts are most of that."""
+    ((names, repeated),) = con.execute(
+        "select (select list(distinct event_type order by event_type) from held), (select count(*) from repeats)"
+    ).fetchall()
+    types = [literal(name) for name in names or [""]]
+    mark, kind, time = marked(events, len(types), f"enum_code(event_type::enum({', '.join(types)}))")
+    once = " anti join repeats using (topic, partition_id, incarnation, record_offset)" if repeated else ""
+    told = [
+        f"[{', '.join(types)}][{kind.format(name)} + 1] as {name}_type, {time.format(name, name)} as {when}_at"
+        for name, when in (("first", "started"), ("last", "last"), ("ended", "ended"))
+    ]
+    return f"""with steps as (
+    select correlation_id, {mark} as mark, list_contains($done::varchar[] || $compensated::varchar[], event_type) as ends, list_contains($begin::varchar[], event_type) as begins
+    from held{once} where {_SAGA}
+), gathered as (
+    select correlation_id, count(*) as steps, min(mark) as first, max(mark) as last, max(mark) filter (ends) as ended, bool_or(begins) as begins
     from steps group by correlation_id
+), instances as (
+    select *, {", ".join(told)} from gathered
 )
+{_INSTANCES}"""
+
+
+_INSTANCES: Final = """
 select correlation_id,
     case when list_contains($done::varchar[], ended_type) then 'finished' when ended_type is not null then 'compensated'
         when epoch_us($now::timestamptz) - epoch_us(last_at) >= $stuck_us then 'stuck' else 'running' end as state,

@@ -45,6 +45,7 @@ __all__ = [
     "identifier",
     "is_current",
     "literal",
+    "marked",
     "one_line",
     "place",
     "query",
@@ -99,13 +100,35 @@ def rows(
 
 def place(events: Events) -> str:
     """The place of a row of these events in the lab's order as an expression to compare by: one number, which costs half of a row of five, where the offsets leave room for it."""
+    return _place(events, _ROOM)[0] or f"({ORDER})"
+
+
+def marked(events: Events, codes: int, code: str) -> tuple[str, str, str]:
+    """The same with a number below `codes` behind it, which an expression gives; and how that number, and the time, are read from what is called `{}`.
+
+    The least and the greatest of these say of what kind the first and the last row are, and when they were: less is kept of each group of rows than texts and times of their own.
+    """
+    bits = codes.bit_length()
+    number, below = _place(events, _ROOM - bits)
+    if number is None:
+        return f"({ORDER}, {code})", "{}[6]", "{}[1]"
+    low = (1 << below + bits) - 1
+    return (
+        f"({number} * {1 << bits} + {code})",
+        f"({{}} & {(1 << bits) - 1})::bigint",
+        f"make_timestamptz((({{}} - ({{}} & {low})) // {low + 1})::bigint)",
+    )
+
+
+def _place(events: Events, room: int) -> tuple[str | None, int]:
+    """As one number, where the bits below its time have room; and how many bits these are."""
     ranks: dict[str, dict[tuple[int, int], int]] = {}
     lives = sorted(state.life for state in events.manifest.lives)
     for rank, (topic, partition, incarnation) in enumerate(lives):
         ranks.setdefault(topic, {})[partition, incarnation] = rank
     width, size = max((state.next for state in events.manifest.lives), default=0).bit_length(), len(lives).bit_length()
-    if not lives or width + size > _ROOM:
-        return f"({ORDER})"
+    if not lives or width + size > room:
+        return None, 0
     whens = []
     for topic, told in ranks.items():
         table = [
@@ -113,7 +136,7 @@ def place(events: Events) -> str:
             for partition in range(max(partition for partition, _ in told) + 1)
         ]
         whens.append(f"when {literal(topic)} then {table}[partition_id + 1][incarnation + 1]")
-    return f"((epoch_us(order_at)::hugeint * {1 << size} + case topic {' '.join(whens)} end) * {1 << width} + record_offset)"
+    return f"((epoch_us(order_at)::hugeint * {1 << size} + case topic {' '.join(whens)} end) * {1 << width} + record_offset)", width + size
 
 
 _ROOM = 68  # bits of a HUGEINT that the microseconds of the years 1 to 9999 leave
