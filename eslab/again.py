@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Self
 
-__all__ = ["Option", "again"]
+__all__ = ["NOWHERE", "Again", "Option", "Shell", "again"]
 
 Option = str | Sequence[str] | None
 """An option with several values is repeated; one with "" stands alone; None is none."""
@@ -19,6 +22,39 @@ def again(command: str, *words: str | Sequence[str], **options: Option) -> str:
     dashed = any(word.startswith("-") for word in plain)
     parts = [command, *given, "--", *plain] if dashed else [command, *plain, *given]
     return " ".join(["eslab", *map(_quoted, parts)])
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """How the shell asks a lab: by its folder, as the user gave it, and its zone; `words` and `options` are in every line. Without a folder there are no lines."""
+
+    folder: str | None = None
+    tz: str | None = None
+    words: tuple[str, ...] = ()
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+    def of(self, *words: str, **options: Option) -> Shell:
+        """The same, with more in every line."""
+        return dataclasses.replace(self, words=(*self.words, *words), options={**self.options, **options})
+
+    def line(self, command: str, *words: str | Sequence[str], **options: Option) -> str:
+        """The line that asks; "" where the shell cannot."""
+        return "" if self.folder is None else again(command, self.folder, *self.words, *words, **{**self.options, **options, "tz": self.tz})
+
+
+NOWHERE: Final = Shell()
+"""What the shell cannot ask for: a lab that goes with its object, or what a notebook's own functions come to."""
+
+
+class Again:
+    """An answer that a line of shell shows again: `again`, "" where none does."""
+
+    again: str = ""
+
+    def shown_by(self, line: str) -> Self:
+        """This answer, with its line."""
+        self.again = line
+        return self
 
 
 def _option(name: str, value: str | Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ from eslab.errors import MomentError, UnknownEvent, UnknownTopic, WhatIfError
 from eslab.events import EVENTS, Events, held
 from eslab.mapping import Mapping as Rules
 from eslab.mapping import first_id
-from eslab.model import AGGREGATE, Coordinates, Life, Record, Selection
+from eslab.model import AGGREGATE, MISSING, Coordinates, Life, Record, Selection
 from eslab.overlay import Overlay, Place, beside, standing
 from eslab.payloads import edited, packed
 from eslab.projection import Projection
@@ -97,17 +97,20 @@ class Altered:
     made: Mapping[Coordinates, Made] = field(default_factory=dict)
     said: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    """The verbs as the options of the shell."""
 
     # --- the verbs
 
     def drop(self, told: Named, *, effects: bool) -> Altered:
         found, notes = self._find(told)
         name = self._id(found)
+        words = ["--drop", _word(told, found), *(["--effects"] if effects else [])]
         if not effects or name is None:
-            return self._without([found.at], f"drop {_shown(told)}", notes)
+            return self._without([found.at], f"drop {_shown(told)}", notes, words)
         ids = self._effects(name)
         caused = f" and the {len(ids) - 1:,} that it caused" if len(ids) > 1 else ", which caused none"
-        return self._without([*self._occurring(ids), found.at], f"drop {_shown(told)}{caused}", ())
+        return self._without([*self._occurring(ids), found.at], f"drop {_shown(told)}{caused}", (), words)
 
     def edit(self, told: Named, changes: Mapping[str, Any]) -> Altered:
         found, notes = self._find(told)
@@ -120,31 +123,36 @@ class Altered:
         made = self._make(found, dataclasses.replace(record, value=value), found.place, "edited")
         if made.problem:
             raise WhatIfError(f"{_shown(told)} would be no event: {made.problem}")
-        return self._with(made, f"edit {_shown(told)}: {', '.join(map(str, changes))}", notes)
+        name = _word(told, found) if len(changes) == 1 else str(found.at)  # the first change may be of its id
+        words = [
+            word for path, new in changes.items() for word in ("--edit", name, path, "MISSING" if new is MISSING else packed(new).decode())
+        ]
+        return self._with(made, f"edit {_shown(told)}: {', '.join(map(str, changes))}", notes, words)
 
     def delay(self, told: Named, by: Any) -> Altered:
         found, notes = self._find(told)
         length = read_length(by, name="by")
         made = self._moved(found, standing((_later(found.place[0], length), *found.at)), "delayed")
-        return self._with(made, f"delay {_shown(told)} by {length}", notes)
+        return self._with(made, f"delay {_shown(told)} by {length}", notes, ["--delay", _word(told, found), str(length)])
 
     def move(self, told: Named, *, before: Named | None, after: Named | None, at: Any) -> Altered:
         found, notes = self._find(told)
-        place, where, more = self._placed(found.at, before=before, after=after, at=at)
-        return self._with(self._moved(found, place, "moved"), f"move {_shown(told)} {where}", (*notes, *more))
+        place, where, more, words = self._placed(found.at, before=before, after=after, at=at)
+        words = ["--move", _word(told, found), *words]
+        return self._with(self._moved(found, place, "moved"), f"move {_shown(told)} {where}", (*notes, *more), words)
 
     def duplicate(self, told: Named, delay: Any) -> Altered:
         found, notes = self._find(told)
         at = found.at._replace(offset=self._next)
-        place, later = beside(found.place, -self._next, after=True), ""
+        place, later, words = beside(found.place, -self._next, after=True), "", ["--duplicate", _word(told, found)]
         if delay is not None:
             length = read_length(delay, name="delay")
-            place, later = standing((_later(found.place[0], length), *at)), f" {length} later"
+            place, later, words = standing((_later(found.place[0], length), *at)), f" {length} later", [*words, "--later", str(length)]
         record = dataclasses.replace(self._record(found), offset=at.offset)
         if delay is not None:
             record = dataclasses.replace(record, timestamp_ms=_ms(place[0]))
         made = Made(record, at, place, self._rows(at, record, place), ("duplicate",))
-        return self._with(made, f"duplicate {_shown(told)}{later}", notes)
+        return self._with(made, f"duplicate {_shown(told)}{later}", notes, words)
 
     def insert(
         self, event: Any, *, before: Named | None, after: Named | None, at: Any, topic: str | None, key: str | None, end: OrderKey | None
@@ -158,15 +166,15 @@ class Altered:
             raise WhatIfError("a tombstone has nothing but its key: give key=, the id of the aggregate that it ends")
         other = before if before is not None else after
         anchor = end and Coordinates(*end[1:]) if other is None else self._find(other)[0].at
-        coordinates = self._new_place(topic, anchor)
+        coordinates, own, notes, words = self._new_place(topic, anchor), None, tuple[str, ...](), list[str]()
         if other is None and at is None:
-            at = self._own_time(event, coordinates)
-        if other is None and at is None:
+            own = self._own_time(event, coordinates)
+        if other is None and at is None and own is None:
             if end is None:
                 raise WhatIfError("insert it where? right before or after an event, at a time, or with a time in the event itself")
-            place, where, notes = beside(standing(end), -self._next, after=True), "at the end", tuple[str, ...]()
+            place, where = beside(standing(end), -self._next, after=True), "at the end"
         else:
-            place, where, notes = self._placed(coordinates, before=before, after=after, at=at)
+            place, where, notes, words = self._placed(coordinates, before=before, after=after, at=at if own is None else own)
         identity = first_id(event) if event is not None and key is None else key
         record = Record(
             topic=coordinates.topic,
@@ -181,7 +189,9 @@ class Altered:
         if made.problem:
             raise WhatIfError(f"this is no event of topic {coordinates.topic}: {made.problem}")
         what = "a tombstone" if event is None else str(made.rows["event_type"][0].as_py())
-        return self._with(made, f"insert {_shown(what)} {where}", notes)
+        words = ["--insert", "null" if event is None else packed(event).decode(), *(words if own is None else [])]
+        words += [word for name, value in (("--topic", topic), ("--key", key)) if value is not None for word in (name, value)]
+        return self._with(made, f"insert {_shown(what)} {where}", notes, words)
 
     # --- what they stand on
 
@@ -273,23 +283,23 @@ class Altered:
     def _moved(self, found: _Found, place: Place, done: str) -> Made:
         return self._make(found, dataclasses.replace(self._record(found), timestamp_ms=_ms(place[0])), place, done)
 
-    def _placed(self, own: Coordinates, *, before: Named | None, after: Named | None, at: Any) -> tuple[Place, str, tuple[str, ...]]:
-        """The place that is meant, in words too."""
+    def _placed(
+        self, own: Coordinates, *, before: Named | None, after: Named | None, at: Any
+    ) -> tuple[Place, str, tuple[str, ...], list[str]]:
+        """The place that is meant, in words too, and in those of the shell."""
         if sum(one is not None for one in (before, after, at)) != 1:
             raise WhatIfError("where to? give one of before= and after= (an event), and at= (a time)")
         if at is not None:
             moment = self.clock.read(at)
-            return standing((moment, *own)), f"to {self.clock.show(moment)}", ()
+            return standing((moment, *own)), f"to {self.clock.show(moment)}", (), ["--to", self.clock.word(moment)]
         other = before if before is not None else after
         assert other is not None
         found, notes = self._find(other)
         if found.at == own:
             raise WhatIfError(f"{_shown(other)} cannot stand beside itself")
-        return (
-            beside(found.place, -self._next, after=before is None),
-            f"{'before' if before is not None else 'after'} {_shown(other)}",
-            notes,
-        )
+        side = "before" if before is not None else "after"
+        place = beside(found.place, -self._next, after=before is None)
+        return place, f"{side} {_shown(other)}", notes, [f"--{side}", _word(other, found)]
 
     def _new_place(self, topic: str | None, anchor: Coordinates | None) -> Coordinates:
         """Where a record that the log has not is said to stand: in a partition of its topic, below every offset."""
@@ -314,17 +324,20 @@ class Altered:
         moment: dt.datetime | None = self._rows(at, record, (dt.datetime.now(dt.UTC),))["happened_at"][0].as_py()
         return moment
 
-    def _with(self, made: Made, said: str, notes: tuple[str, ...]) -> Altered:
+    def _with(self, made: Made, said: str, notes: tuple[str, ...], words: Sequence[str]) -> Altered:
         gone = self.gone | {made.at} if made.at.offset >= 0 else self.gone
-        return self._then(gone, {**self.made, made.at: made}, said, notes)
+        return self._then(gone, {**self.made, made.at: made}, said, notes, words)
 
-    def _without(self, these: Iterable[Coordinates], said: str, notes: tuple[str, ...]) -> Altered:
+    def _without(self, these: Iterable[Coordinates], said: str, notes: tuple[str, ...], words: Sequence[str]) -> Altered:
         lost = set(these)
         made = {at: one for at, one in self.made.items() if at not in lost}
-        return self._then(self.gone | {at for at in lost if at.offset >= 0}, made, said, notes)
+        return self._then(self.gone | {at for at in lost if at.offset >= 0}, made, said, notes, words)
 
-    def _then(self, gone: frozenset[Coordinates], made: Mapping[Coordinates, Made], said: str, notes: tuple[str, ...]) -> Altered:
-        return dataclasses.replace(self, gone=gone, made=made, said=(*self.said, said), notes=(*self.notes, *notes))
+    def _then(
+        self, gone: frozenset[Coordinates], made: Mapping[Coordinates, Made], said: str, notes: tuple[str, ...], words: Sequence[str]
+    ) -> Altered:
+        said_now, notes_now, words_now = (*self.said, said), (*self.notes, *notes), (*self.words, *words)
+        return dataclasses.replace(self, gone=gone, made=made, said=said_now, notes=notes_now, words=words_now)
 
     # --- laid over the log
 
@@ -409,6 +422,11 @@ def _is_called(one: Made, told: Named) -> bool:
 
 def _shown(told: Named) -> str:
     return told if isinstance(told, str) else "/".join(map(str, told)) if type(told) is tuple else str(told)
+
+
+def _word(told: Named, found: _Found) -> str:
+    """The same for the shell, which takes what has slashes for a place."""
+    return told if isinstance(told, str) and "/" not in told else str(found.at)
 
 
 def _later(moment: dt.datetime, length: Length) -> dt.datetime:

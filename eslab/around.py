@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eslab.again import Again
 from eslab.cuts import Clock
 from eslab.events import Events
 from eslab.model import Coordinates
@@ -45,7 +46,7 @@ def find_around(events: Events, moment: dt.datetime, before: Length, after: Leng
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-class Around:
+class Around(Again):
     """The records near a moment, over all topics, in the lab's order. `total` is how many there are, where that is more than these."""
 
     def __init__(self, rows: pa.Table, moment: dt.datetime, before: Length, after: Length, total: int, clock: Clock) -> None:
@@ -104,7 +105,7 @@ class Around:
         ]
         more = f"; the {SHOWN} next to it" if len(self) > SHOWN else ""
         names = ["time", "from it", "event", "id", "at", "key", "source"]
-        return tables.html(names, cells, caption=self.said + more, empty="nothing")
+        return tables.html(names, cells, caption=self.said + more, empty="nothing") + tables.shell(self.again)
 
 
 def _place(row: dict[str, Any]) -> Coordinates:

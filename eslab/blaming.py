@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from msgspec.structs import replace
 
+from eslab.again import Again
 from eslab.changes import same
 from eslab.cuts import Clock
 from eslab.errors import UnknownPath
@@ -41,7 +42,7 @@ def told(event: Event) -> str:
     return f"{kind} {event.id or event.coordinates}"
 
 
-class Causes(Sequence[Cause]):
+class Causes(Again, Sequence[Cause]):
     """What changed, and by which event. `said` is what they are the causes of."""
 
     def __init__(self, causes: Sequence[Cause], *, said: str, clock: Clock) -> None:
@@ -75,7 +76,7 @@ class Causes(Sequence[Cause]):
             )
             for one in self._causes
         )
-        return tables.html(columns, rows, caption=f"{self._said}: {self._count()}", empty="no event changed it")
+        return tables.html(columns, rows, caption=f"{self._said}: {self._count()}", empty="no event changed it") + tables.shell(self.again)
 
     def _count(self) -> str:
         return f"{len(self):,} change{'s' * (len(self) != 1)}"
@@ -153,12 +154,14 @@ class Explanation:
 
     sentences: tuple[str, ...]
     causes: tuple[Cause, ...]
+    again: str = ""
+    """The line of shell that tells it again."""
 
     def __repr__(self) -> str:
         return tables.visible("\n".join(self.sentences))
 
     def _repr_html_(self) -> str:
-        return "".join(f"<p>{tables.escape(one)}</p>" for one in self.sentences)
+        return tables.paragraphs(self.sentences) + tables.shell(self.again)
 
 
 def explained(path: Path, causes: Sequence[Cause], state_at: Callable[[int], Any], version: int, clock: Clock) -> Explanation:

@@ -57,6 +57,12 @@ class Bookmarks(Mapping[str, Cut]):
             raise MomentError(_unknown(name, kept))
         return dataclasses.replace(kept[name], label=f"bookmark {name!r}, {kept[name].label}")
 
+    def name_of(self, cut: Cut) -> str | None:
+        """The first name of a cut; None if it has none, or if the bookmarks cannot be read."""
+        with contextlib.suppress(ConfigError):
+            return next((name for name, kept in self._read().items() if kept == cut), None)
+        return None
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._read())
 

@@ -12,6 +12,7 @@ from typing import Any, Final, overload
 import pandas as pd
 import pyarrow as pa
 
+from eslab.again import Again
 from eslab.model import MISSING, Change, Path, format_path, pack_state
 from eslab.views import tables
 
@@ -21,7 +22,7 @@ _EXACT: Final = frozenset({str, int, bool, type(None)})  # equal values of one o
 _FIXED: Final = _EXACT | {float, Decimal, dt.datetime}  # nobody can change these: they are kept without a copy
 
 
-class Changes(Sequence[Change]):
+class Changes(Again, Sequence[Change]):
     """The changed paths from one state to another, in the order of the states' own keys; empty when they are equal.
 
     `sides` is what `before` and `after` are called where they are shown.
@@ -50,9 +51,8 @@ class Changes(Sequence[Change]):
         return "\n".join(map(str, self._changes)) or "no changes"
 
     def _repr_html_(self) -> str:
-        return tables.html(
-            ["path", *self.sides], [[format_path(one.path) or "(all)", one.before, one.after] for one in self], empty="no changes"
-        )
+        rows = [[format_path(one.path) or "(all)", one.before, one.after] for one in self]
+        return tables.html(["path", *self.sides], rows, empty="no changes") + tables.shell(self.again)
 
     def df(self) -> pd.DataFrame:
         """One row per changed path: path (text), before, after (or what the sides are called); a side that is not there is `MISSING`."""

@@ -6,13 +6,14 @@ import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from eslab import replay
+from eslab.again import NOWHERE, Shell
 from eslab.changes import Changes, diff
 from eslab.cuts import Clock
 from eslab.errors import ProjectionError, UnknownId
@@ -24,7 +25,7 @@ from eslab.parting import GROUPS, Parted, part, unpack_changes, unpack_failure
 from eslab.projection import Projection
 from eslab.sql import undecodable
 from eslab.views import compare as drawn
-from eslab.views.tables import visible
+from eslab.views.tables import shell, visible
 from eslab.wording import many
 
 __all__ = ["Comparison", "Difference", "Divergence", "compare"]
@@ -68,6 +69,8 @@ class Difference:
     _packed: tuple[bytes | None, bytes | None]
     _histories: Callable[[], tuple[History, History]]
     clock: Clock
+    again: str = ""
+    """The line of shell that shows it again."""
 
     @property
     def left(self) -> Any:
@@ -111,7 +114,7 @@ class Difference:
         return visible(f"<Difference of {self.key}: {', '.join(filter(None, said))}{f'; {self.divergence!r}' if self.divergence else ''}>")
 
     def _repr_html_(self) -> str:
-        return drawn.detail(_detail(self))
+        return drawn.detail(_detail(self)) + shell(self.again)
 
 
 def _detail(one: Difference) -> drawn.Detail:
@@ -177,6 +180,18 @@ class Comparison(Mapping[str, Difference]):
         self.ended, self.partial, self.steps = parted.ended, parted.partial, parted.steps
         self.undecodable = undecodable(events, selection)
         self._events, self._clock, self._parted = events, clock, parted
+        self._shell, self._shells = NOWHERE, (NOWHERE, NOWHERE)
+        self._keys: Sequence[str] | None = None
+
+    def asked_by(self, shell: Shell, shells: tuple[Shell, Shell], keys: Sequence[str] | None) -> Self:
+        """This comparison, which the shell asks for, of these keys; and the histories under either side by shells of their own."""
+        self._shell, self._shells, self._keys = shell, shells, keys
+        return self
+
+    @property
+    def again(self) -> str:
+        """The line of shell that shows it again; "" where none does."""
+        return self._shell.line("compare", key=self._keys)
 
     @property
     def equal(self) -> tuple[str, ...]:
@@ -227,7 +242,10 @@ class Comparison(Mapping[str, Difference]):
             over = f" ({self.ended:,} that ended on both sides are left out; ended=True takes them in)" if self.ended else ""
             raise UnknownId(f"no {self.left.aggregate} {key!r} in this comparison of {sum(self.counts.values()):,}{over}")
         steps = same[0].column("steps")[same[1]].as_py()
-        return Difference(key, "equal", self._names, steps, None, (None, None), (None, None), lambda: self._histories(key), self._clock)
+        line = self._shell.line("compare", key=key)
+        return Difference(
+            key, "equal", self._names, steps, None, (None, None), (None, None), lambda: self._histories(key), self._clock, line
+        )
 
     def arrow(self) -> pa.Table:
         """One row per key on which the two do not agree: what `df` has, and the states `left` and `right` as JSON (`Decimal` and `datetime` as docs/format.md writes them)."""
@@ -291,11 +309,13 @@ class Comparison(Mapping[str, Difference]):
             (row["left"], row["right"]),
             lambda: self._histories(key),
             self._clock,
+            self._shell.line("compare", key=key),
         )
 
     def _histories(self, key: str) -> tuple[History, History]:
         left, right = (
-            open_history(self._events, self.left.aggregate, key, side, self.selection, self._clock) for side in (self.left, self.right)
+            open_history(self._events, side.aggregate, key, side, self.selection, self._clock, shell.of(side.aggregate, key))
+            for side, shell in zip((self.left, self.right), self._shells, strict=True)
         )
         return left, right
 
@@ -356,6 +376,7 @@ class Comparison(Mapping[str, Difference]):
             total=len(self),
             detail=lambda key: _detail(self[key]),
             step=lambda key: self[key].step(),
+            again=self.again,
         )
 
     def _labels(self, wanted: str, most: int) -> list[tuple[str, str]]:

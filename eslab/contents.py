@@ -81,6 +81,8 @@ class Info:
     gaps: int
     bytes: int
     clock: Clock
+    again: str = ""
+    """The line of shell that shows it again."""
 
     def df(self) -> pd.DataFrame:
         """One row per topic."""
@@ -125,10 +127,9 @@ class Info:
         frame = self.df()
         frame["first"], frame["last"] = ([self.clock.show(moment) for moment in frame[name]] for name in ("first", "last"))
         head, *_ = repr(self).splitlines()
-        notices = "".join(
-            f"<p>{tables.escape(notice)}</p>" for notice in [f"aggregates: {', '.join(self.manifest.aggregates) or 'none'}", *self.notices]
-        )
-        return tables.html(list(frame.columns), frame.itertuples(index=False), caption=head.strip("<>"), empty="empty") + notices
+        notices = tables.paragraphs([f"aggregates: {', '.join(self.manifest.aggregates) or 'none'}", *self.notices])
+        shown = tables.html(list(frame.columns), frame.itertuples(index=False), caption=head.strip("<>"), empty="empty")
+        return shown + notices + tables.shell(self.again)
 
     def _moment(self, micros: int | None) -> dt.datetime | None:
         return None if micros is None else _utc(micros).astimezone(self.clock.tz or dt.UTC)

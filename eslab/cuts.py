@@ -35,6 +35,7 @@ __all__ = [
     "occurrences",
     "select",
     "unknown",
+    "until",
 ]
 
 EVER: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
@@ -108,6 +109,10 @@ class Clock:
         zones = pa.array([one.tzname() for one in there]).take(pa.array(which))
         shown: list[str | None] = pc.if_else(moments.is_valid(), pc.binary_join_element_wise(texts, zones, " "), None).to_pylist()
         return shown
+
+    def word(self, moment: dt.datetime) -> str:
+        """The moment for the shell: whole, in the lab's zone."""
+        return moment.astimezone(self.zone).isoformat()
 
     def _in_zone(self, told: dt.datetime) -> dt.datetime:
         if self.tz is None:
@@ -303,6 +308,12 @@ def select(events: Events, at: str | dt.datetime | Cut | None, *, clock: Clock, 
             'a time and a cut were given: with clock="recorded" name one; with clock="happened" the cut says what had been recorded'
         )
     return Selection(at_time(events, moment, f"recorded until {clock.show(moment)}"), recorded_until=moment)
+
+
+def until(selection: Selection, clock: Clock) -> str | None:
+    """The time up to which a selection goes, for the shell; None for all that is captured, or for a cut."""
+    moment = selection.happened_until or selection.recorded_until
+    return None if moment is None or moment == EVER else clock.word(moment)
 
 
 def changed_since(events: Events, cut: Cut, upcasters: str) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eslab.again import Again
 from eslab.cuts import Clock
 from eslab.events import Events
 from eslab.mapping import DEAD
@@ -130,7 +131,7 @@ def _fate(letter: DeadLetter) -> str:
     return f"{letter.fate} {tables.duration(letter.fate_after.total_seconds())} later ({letter.fate_event_id or letter.fate_at})"
 
 
-class DeadLetters(Sequence[DeadLetter]):
+class DeadLetters(Again, Sequence[DeadLetter]):
     """The dead letters in the lab's order; `counts` says how many met each fate. `topics` are those that lab.toml names by `dead_letters = true`."""
 
     def __init__(self, table: pa.Table, topics: Collection[str], candidates: Collection[str], clock: Clock) -> None:
@@ -223,7 +224,7 @@ class DeadLetters(Sequence[DeadLetter]):
         )
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
         columns = ["letter", "recorded", "type", "event", "original at", "reason", "retries", "fate"]
-        return tables.html(columns, rows, caption=self._said() + more, empty="none")
+        return tables.html(columns, rows, caption=self._said() + more, empty="none") + tables.shell(self.again)
 
 
 def _original(row: Mapping[str, Any]) -> Coordinates | None:

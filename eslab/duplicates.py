@@ -10,6 +10,7 @@ from typing import Any, Final, overload
 import pandas as pd
 import pyarrow as pa
 
+from eslab.again import Again
 from eslab.changes import same
 from eslab.cuts import Clock
 from eslab.events import Events
@@ -69,7 +70,7 @@ class Duplicate:
         return f"<p>{tables.escape(repr(self).strip('<>'))}</p>"
 
 
-class Duplicates(Sequence[Duplicate]):
+class Duplicates(Again, Sequence[Duplicate]):
     """Every occurrence of an event id after its first, in the lab's order; `ids` has each id once. `copies` are the topics of dead letters, which were left out."""
 
     def __init__(self, table: pa.Table, copies: Collection[str], clock: Clock) -> None:
@@ -152,7 +153,7 @@ class Duplicates(Sequence[Duplicate]):
         )
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
         columns = ["event", "type", "first at", "again at", "recorded", "after", "payload"]
-        return tables.html(columns, rows, caption=self._said() + more, empty="none")
+        return tables.html(columns, rows, caption=self._said() + more, empty="none") + tables.shell(self.again)
 
 
 def find_duplicates(events: Events, copies: Collection[str], clock: Clock) -> Duplicates:

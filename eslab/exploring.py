@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 import pyarrow as pa
 
-from eslab.again import Option, again
+from eslab.again import Again, Shell
 from eslab.cuts import Clock
 from eslab.events import Events
 from eslab.history import History
 from eslab.model import Coordinates
-from eslab.paging import ROWS, SEARCHED_IN, Found, Wanted, check, find_page, read_place
+from eslab.paging import ROWS, SEARCHED_IN, Counts, Found, Wanted, check, find_page, read_place
 from eslab.views import tables
 from eslab.wording import many
 
@@ -40,17 +40,12 @@ def read_wanted(clock: Clock, **told: Any) -> Wanted:
     return Wanted(**given | {name: clock.read(given[name]) for name in ("start", "stop") if name in given})
 
 
-class Page:
+class Page(Again):
     """Some records that fit, in the order that was asked for. `next` is the last record looked at, behind which the next page begins; None where nothing is left."""
 
-    def __init__(self, found: Found, wanted: Wanted, clock: Clock, folder: str, options: Mapping[str, Option]) -> None:
-        self.wanted, self.options, self.next = wanted, options, found.next
-        self._found, self._clock, self._folder = found, clock, folder
-
-    @property
-    def again(self) -> str:
-        """The line of shell that shows this page again; `options` are those in it."""
-        return again("events", self._folder, **self.options)
+    def __init__(self, found: Found, wanted: Wanted, clock: Clock) -> None:
+        self.wanted, self.next = wanted, found.next
+        self._found, self._clock = found, clock
 
     def __len__(self) -> int:
         return int(self._found.rows.num_rows)
@@ -134,10 +129,11 @@ class Explorer:
     Sees what was captured when it was made. Raises `UnknownTopic`, and `UnknownId` for an aggregate that the lab has not.
     """
 
-    def __init__(self, events: Events, wanted: Wanted, clock: Clock, history: Callable[[str, str], History]) -> None:
+    def __init__(self, events: Events, wanted: Wanted, clock: Clock, shell: Shell, history: Callable[[str, str], History]) -> None:
         check(events, wanted)
         self.wanted = wanted
-        self._events, self._clock, self._history = events, clock, history
+        self._events, self._clock, self._shell, self._history = events, clock, shell, history
+        self._counted: tuple[Wanted, Counts] = (wanted, {})
 
     def page(self, after: After = None, *, limit: int = ROWS) -> Page:
         """The first records that fit, behind one of them or from the beginning. A search looks through at most about a million records a page. Raises `UnknownEvent`, `MomentError`."""
@@ -149,21 +145,15 @@ class Explorer:
             **_words(wanted, self._clock),
             "after": None if place is None else str(place) if isinstance(place, Coordinates) else "/".join(map(str, place)),
             "limit": None if limit == ROWS else str(limit),
-            "tz": self._tz,
         }
-        return Page(find_page(self._events, wanted, place, most=limit), wanted, self._clock, self._folder, options)
+        if self._counted[0] != wanted:
+            self._counted = (wanted, {})
+        found = find_page(self._events, wanted, place, most=limit, counts=self._counted[1])
+        return Page(found, wanted, self._clock).shown_by(self._shell.line("events", **options))
 
     @cached_property
     def _first(self) -> Page:
         return self.page()
-
-    @property
-    def _folder(self) -> str:
-        return str(self._events.folder.resolve())  # without the .. of a notebook in another folder
-
-    @property
-    def _tz(self) -> str | None:
-        return self._clock.tz.key if self._clock.tz else None
 
     def __repr__(self) -> str:
         return tables.visible(f"<Explorer: {self._first.said}>")
@@ -201,11 +191,10 @@ class Explorer:
             "search": page.wanted.search or "",
         }
 
-    def _open(self, aggregate: str, aggregate_id: str, at: str) -> tuple[Any, Callable[[int], str]]:
-        """The stepper of one aggregate behind a record, and the line that shows it at a version."""
+    def _open(self, aggregate: str, aggregate_id: str, at: str) -> Any:
+        """The stepper of one aggregate behind a record."""
         history = self._history(aggregate, aggregate_id)
-        version = history.at(event_id=read_place(at)).version
-        return history.step(at=version), lambda position: again("at", self._folder, aggregate, aggregate_id, f"v{position}", tz=self._tz)
+        return history.step(at=history.at(event_id=read_place(at)).version)
 
 
 _FILTERS: Final = {

@@ -58,7 +58,7 @@ class Firsts(Turns[First]):
     def _repr_html_(self) -> str:
         rows = [one.row() for one in self[:SHOWN]]
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
-        return tables.html(COLUMNS, rows, caption=self._said() + more, empty="it never held")
+        return tables.html(COLUMNS, rows, caption=self._said() + more, empty="it never held") + tables.shell(self.again)
 
 
 def find_firsts(todo: ReplayPlan, predicate: Predicate, clock: Clock, *, on_rows: Callable[[int], None] = lambda count: None) -> Firsts:

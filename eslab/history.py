@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import datetime as dt
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
@@ -12,9 +14,10 @@ import pandas as pd
 import pyarrow as pa
 
 from eslab import keying, stepping
+from eslab.again import NOWHERE, Shell
 from eslab.blaming import Cause, Causes, Explanation, explained, last_of_each, of_path
 from eslab.changes import Changes, diff, follow
-from eslab.cuts import Clock, OrderKey
+from eslab.cuts import Clock, OrderKey, until
 from eslab.errors import MomentError, ProjectionError, UnknownId, VersionOutOfRange
 from eslab.events import Events, Slice
 from eslab.folding import FOLD_COLUMNS, Rows
@@ -35,6 +38,7 @@ __all__ = ["History", "Moment", "State", "Step", "open_history"]
 
 LIMIT: Final = 20_000  # steps that a stepper is sent unless more are asked for: about 15 MB, open within two seconds
 SHOWN: Final = 50
+ANY: Final = 10**15  # a version that no history has, and no word of a line holds
 COLUMNS: Final = (*FOLD_COLUMNS, "event_id", "event_version", "topic", "partition_id", "incarnation", "record_offset")
 """What a history reads at first, in one go: each column more is a fraction of a millisecond, and each one that is read later a whole one."""
 
@@ -56,12 +60,14 @@ class History(Sequence[Step]):
         projection: Projection,
         selection: Selection,
         clock: Clock,
+        shell: Shell = NOWHERE,
         *,
         rows: Slice | None = None,
     ) -> None:
-        """`rows` are the events of the history, where they are not those that the selection holds."""
+        """`shell` asks for this aggregate, by its projection, clock and cut. `rows` are the events of the history, where they are not those that the selection holds."""
         self.aggregate, self.aggregate_id, self.projection, self.selection = aggregate, aggregate_id, projection, selection
         self._events, self._clock = events, clock
+        self.shell, self.until = shell, until(selection, clock)
         found = keying.lookup(events, projection, aggregate_id, COLUMNS, selection) if rows is None else rows
         self._tape = Tape(Rows(found), projection)
         self._moments = Moments(self._name, events, self._tape, selection, clock)
@@ -86,7 +92,7 @@ class History(Sequence[Step]):
         position = at + len(self) if at < 0 else at
         if not 0 <= position < len(self):
             raise VersionOutOfRange(f"{self._name} has {many(len(self), 'step')}, h[0] to h[{len(self) - 1}]; there is no h[{at}]")
-        return self._tape.step(position)
+        return self._lined(self._tape.step(position))
 
     def __iter__(self) -> Iterator[Step]:
         return self._tape.steps(0, len(self))
@@ -110,11 +116,12 @@ class History(Sequence[Step]):
         steps = len(place.held)
         event = self._tape.events[place.held[-1]] if steps else None
         note = "; ".join(filter(None, [place.note, failed]))
-        return State(self.aggregate, self.aggregate_id, value, steps, event, self.partial, note, place.cut)
+        line = self._line("at", cut or (steps if event_id is not None else moment if version is None else version))
+        return State(self.aggregate, self.aggregate_id, value, steps, event, self.partial, note, place.cut, line)
 
     def diff(self, before: Moment, after: Moment) -> Changes:
         """What changed between two moments, each a time, a version or a cut."""
-        return diff(self.at(before).value, self.at(after).value)
+        return diff(self.at(before).value, self.at(after).value).shown_by(self._line("diff", before, after))
 
     def run_until(
         self,
@@ -130,7 +137,7 @@ class History(Sequence[Step]):
         `event_type`: the event is of it. `when(state)` holds after it. `changed`: it changed what stands at a path, or within it. `failed`: its handler raised.
         """
         stops = self._stops(event_type, when, changed, failed=failed)
-        return next(filter(stops, self._tape.steps(self._position_at(after), len(self))), None)
+        return next(map(self._lined, filter(stops, self._tape.steps(self._position_at(after), len(self)))), None)
 
     def run_back_until(
         self,
@@ -150,7 +157,7 @@ class History(Sequence[Step]):
         found = None
         for step in filter(stops, self._tape.steps(0, last)):
             found = step
-        return found
+        return found and self._lined(found)
 
     def _stops(self, event_type: str | None, when: Predicate | None, changed: str | None, *, failed: bool) -> Callable[[Step], bool]:
         if event_type is None and when is None and changed is None and not failed:
@@ -184,7 +191,8 @@ class History(Sequence[Step]):
 
     def changes(self) -> Causes:
         """Every change of every step, in their order, with the event that made it. Made once, by folding every step once; `blame`, `explain` and `run_until` read it."""
-        return Causes(self._caused(), said=f"what changed {self._name}", clock=self._clock)
+        found = Causes(self._caused(), said=f"what changed {self._name}", clock=self._clock)
+        return found.shown_by(self.shell.line("changes", at=self.until))
 
     def blame(self, path: str | None = None, *, at: Moment = None) -> Causes:
         """The events that changed what stands at a path (`a.b[0]`), newest first; without a path, the last change of every value that an event set or removed.
@@ -194,17 +202,19 @@ class History(Sequence[Step]):
         until = self._position_at(at)
         caused = [one for one in self._caused() if one.version <= until]
         if path is None:
-            return Causes(last_of_each(caused)[::-1], said=f"what set the values of {self._name}", clock=self._clock)
-        wanted = self._path(path)
-        found = list(of_path(caused, wanted))[::-1]
-        if not found:
-            explained(wanted, found, self._tape.state_at, until, self._clock)
-        return Causes(found, said=f"what set {format_path(wanted)} of {self._name}", clock=self._clock)
+            found, said = last_of_each(caused)[::-1], f"what set the values of {self._name}"
+        else:
+            wanted = self._path(path)
+            found, said = list(of_path(caused, wanted))[::-1], f"what set {format_path(wanted)} of {self._name}"
+            if not found:
+                explained(wanted, found, self._tape.state_at, until, self._clock)
+        return Causes(found, said=said, clock=self._clock).shown_by(self._line_of("blame", path, at))
 
     def explain(self, path: str, *, at: Moment = None) -> Explanation:
         """Why what stands at a path does, in two sentences: since when and by what, and what was there before. Raises `UnknownPath` where nothing ever stood."""
         wanted = self._path(path)
-        return explained(wanted, list(of_path(self._caused(), wanted))[::-1], self._tape.state_at, self._position_at(at), self._clock)
+        told = explained(wanted, list(of_path(self._caused(), wanted))[::-1], self._tape.state_at, self._position_at(at), self._clock)
+        return dataclasses.replace(told, again=self._line_of("explain", path, at))
 
     def _caused(self) -> list[Cause]:
         """The table of all changes."""
@@ -238,6 +248,47 @@ class History(Sequence[Step]):
     @property
     def _name(self) -> str:
         return f"{self.aggregate} {self.aggregate_id}"
+
+    # --- the lines of shell
+
+    @property
+    def again(self) -> str:
+        """The line of shell that shows this history again; "" where none does."""
+        return self.shell.line("history", at=self.until)
+
+    def _line(self, command: str, *moments: Moment) -> str:
+        """One whose words are moments of this history; "" where one has no word."""
+        words = [self._word(one) for one in moments]
+        return "" if None in words else self.shell.line(command, *[one for one in words if one is not None])
+
+    def _line_at_any(self) -> tuple[str, str] | None:
+        """What stands before and behind the version in the line of the state at one."""
+        before, version, behind = self._line("at", ANY).rpartition(f"v{ANY}")
+        return (f"{before}v", behind) if version else None
+
+    def _line_of(self, command: str, path: str | None, at: Moment) -> str:
+        """One about what stands at a path, as it was known at a moment."""
+        word = self.until if at is None else self._word(at)
+        return "" if word is None and at is not None else self.shell.line(command, *([] if path is None else [path]), at=word)
+
+    def _word(self, moment: Moment) -> str | None:
+        """A moment as the shell calls it in the whole of this history: a version, which is the same where this one is only its beginning, or a time."""
+        if self._scattered:
+            return self.until if moment is None else None
+        if isinstance(moment, Cut):
+            return None
+        if self.until is None and isinstance(moment, (str, dt.datetime)):
+            return self._clock.word(self._clock.read(moment))
+        return f"v{moment if isinstance(moment, int) else len(self._moments.place(moment).held)}"
+
+    @property
+    def _scattered(self) -> bool:
+        """Whether its steps may stand anywhere in the whole of this history: what had happened by a time."""
+        return self.until is not None and self.selection.happened_until is not None
+
+    def _lined(self, step: Step) -> Step:
+        """A step, with its line."""
+        return dataclasses.replace(step, shell=NOWHERE if self._scattered else self.shell)
 
     def places(self) -> list[OrderKey]:
         """Where each step stands in the lab's order."""
@@ -301,9 +352,17 @@ class History(Sequence[Step]):
             notes=notes,
             initial=self._tape.state_at(first),
             show=self._clock.show_each,
+            line=self._line_at_any(),
         )
         steps = Steps(
-            self._name, script.first, script.last, script.lines, self.at, self._position_of, lambda version: self.diff(version - 1, version)
+            self._name,
+            script.first,
+            script.last,
+            script.lines,
+            self.at,
+            self._position_of,
+            lambda version: self.diff(version - 1, version),
+            lambda position: self._line("at", position),
         )
         return Stepper(steps, position=min(self._position_at(at), script.last), height=height)
 
@@ -349,7 +408,7 @@ class History(Sequence[Step]):
             rows,
             caption=f"{self._name}: {self._said()}{more}",
             empty="no steps",
-        )
+        ) + tables.shell(self.again)
 
     def _position_of(self, state: State) -> int:
         """How many steps this history has folded where it stands at that state. Raises `MomentError` if it never does."""
@@ -386,13 +445,21 @@ def _partial(events: Events, rows: Rows, cut: Cut) -> str:
     )
 
 
-def open_history(events: Events, aggregate: str, aggregate_id: str, projection: Projection, selection: Selection, clock: Clock) -> History:
+def open_history(
+    events: Events,
+    aggregate: str,
+    aggregate_id: str,
+    projection: Projection,
+    selection: Selection,
+    clock: Clock,
+    shell: Shell = NOWHERE,
+) -> History:
     """The history of one aggregate. Raises `UnknownId` if no captured event belongs to it."""
     projection.check()
     if projection.aggregate != aggregate:
         raise UnknownId(f"projection {projection.name!r} folds {projection.aggregate!r}, not {aggregate!r}")
     keying.count(events, projection)
-    history = History(events, aggregate, aggregate_id, projection, keying.narrowed(events, projection, selection), clock)
+    history = History(events, aggregate, aggregate_id, projection, keying.narrowed(events, projection, selection), clock, shell)
     if not len(history) and not len(Rows(keying.lookup(events, projection, aggregate_id, FOLD_COLUMNS, Selection(events.cut)))):
         raise UnknownId(
             f"no captured event belongs to {aggregate} {aggregate_id!r}; lab.find({aggregate_id!r}) looks for it as any id, and lab.gaps() says what was not captured"

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from eslab import buckets
+from eslab.again import Again
 from eslab.cuts import Clock
 from eslab.errors import ProjectionError
 from eslab.folding import Failure, Rows, Step, keep
@@ -136,13 +137,17 @@ class Violations(Turns[Violation]):
     def __repr__(self) -> str:
         return tables.visible(f"<{self.summary()}>")
 
-    def _repr_html_(self) -> str:
+    def html(self) -> str:
+        """The first of them, as a table."""
         rows = [[self._clock.show(one.recorded_at), *one.row()] for one in self[:SHOWN]]
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
         return tables.html(["since", *COLUMNS], rows, caption=self.summary() + more, empty="no key breaks it")
 
+    def _repr_html_(self) -> str:
+        return self.html() + tables.shell(self.again)
 
-class Check(Mapping[str, Violations]):
+
+class Check(Again, Mapping[str, Violations]):
     """What breaks the invariants at a moment, by their names. `ok` says that nothing does."""
 
     def __init__(
@@ -226,7 +231,7 @@ class Check(Mapping[str, Violations]):
 
     def _repr_html_(self) -> str:
         head = f"{many(len(self), 'invariant')}, {self._at}"
-        return tables.paragraphs([head]) + "".join(one._repr_html_() for one in self.values())
+        return tables.paragraphs([head]) + "".join(one.html() for one in self.values()) + tables.shell(self.again)
 
 
 _TIME: Final = pa.timestamp("us", tz="UTC")

@@ -17,6 +17,7 @@ import duckdb
 import pandas as pd
 
 from eslab import advancing, building, compare, cuts, dispatch, history, keying, replay, sql, sqlworld, upcasters, verify, watching
+from eslab.again import NOWHERE, Option, Shell
 from eslab.altering import Altered
 from eslab.around import Around, find_around
 from eslab.bookmarks import Bookmarks
@@ -26,7 +27,7 @@ from eslab.contents import Gaps, Info, Snapshot, span, told_of
 from eslab.cuts import Clock
 from eslab.dead_letters import DeadLetters, find_dead_letters
 from eslab.duplicates import Duplicates, find_duplicates
-from eslab.endings import endings, types
+from eslab.endings import Endings, endings, types
 from eslab.errors import ConfigError, LabBusy, MomentError, NotALab, ProjectionError
 from eslab.events import Events, Manifest, newest_manifest
 from eslab.exploring import Explorer, read_wanted
@@ -40,6 +41,7 @@ from eslab.locking import is_writing, writer_lock
 from eslab.mapping import Distrust, read_mapping, write_distrust
 from eslab.merging import merge
 from eslab.model import Coordinates, Cut, Selection
+from eslab.origins import origin
 from eslab.positions import read_samples
 from eslab.progress import Bar
 from eslab.projection import MergeProjection, Projection, SqlProjection
@@ -88,6 +90,7 @@ class Lab:
             raise NotALab(f"{self.path}: DuckDB takes what follows a ? in a path for options; choose a folder without one in its path")
         if self.path.exists() and not is_lab(self.path) and (not self.path.is_dir() or any(self.path.iterdir())):
             raise NotALab(f"{self.path} holds something else than a lab; choose an empty folder, or one that eslab made")
+        self._shell = Shell(str(Path(path).expanduser()), tz)
         self._log = Log(self.path / "log")
         self._trusted, self._say = trusted, say
         self._seen: tuple[tuple[object, ...], Events] | None = None
@@ -361,8 +364,9 @@ class Lab:
         """
         events = self._now()
         selection = self._selection(events, at, clock, cut)
+        shell = self._asking(projection=projection).of(aggregate, str(aggregate_id), **self._worded_cut(selection, at, cut))
         return history.open_history(
-            events, aggregate, str(aggregate_id), self._folded(projection or aggregate), selection, self._clock(events)
+            events, aggregate, str(aggregate_id), self._folded(projection or aggregate), selection, self._clock(events), shell
         )
 
     @overload
@@ -416,7 +420,8 @@ class Lab:
                 raise ProjectionError(
                     f"SQL projection {projection.name!r} has no keys and no handlers: say in its query what is wanted, and drop keys=, ended=, strict= and executor="
                 )
-            return sqlworld.evaluate(events, self._log, projection, selection, tz=self._zone, trusted=self._trusted)
+            line = self._asking(projection=projection).line("replay", **self._worded(selection, at, cut))
+            return sqlworld.evaluate(events, self._log, projection, selection, tz=self._zone, trusted=self._trusted).shown_by(line)
         chosen = frozen(self._folded(projection)) if strict else self._folded(projection)
         todo = replay.plan(events, chosen, selection, keys=keys, ended=ended)
         with Bar(f"replaying {chosen.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
@@ -424,11 +429,13 @@ class Lab:
         failed = {failure.key for failure in world.failed}
         for notice in replay.unknown_keys(todo, lambda key: key in failed or key in world):
             self._say(notice)
-        return self._carried(world, todo)
+        shell = self._asking(projection=projection).of(key=_listed(keys), ended=_flag(ended), strict=_flag(strict))
+        return self._carried(world, todo, shell, at, cut)
 
-    def _carried(self, world: World, todo: ReplayPlan) -> World:
-        """A world that can go on."""
+    def _carried(self, world: World, todo: ReplayPlan, shell: Shell, at: str | dt.datetime | Cut | None, cut: Cut | None) -> World:
+        """A world that can go on, and that the shell shows at a moment."""
         start = advancing.begin(todo)
+        words = [todo.projection.aggregate] if "projection" not in shell.options else []
 
         def go_on(
             world: World, told: Cut | str | dt.datetime | None, *, progress: bool
@@ -440,9 +447,10 @@ class Lab:
             then = dataclasses.replace(todo, events=events, selection=selection)
             with Bar(f"advancing {todo.projection.name}", unit="steps", shown=progress) as bar:
                 made = advancing.advance(world, start, then, self._log, read_mapping(self.path), on_rows=bar.count)
-            return self._carried(made, then)
+            still = told is None or isinstance(told, Cut) or selection.happened_until is None
+            return self._carried(made, then, shell, told if still else until.cut, None)
 
-        return world.carried_by(go_on)
+        return world.carried_by(go_on).shown_by(shell.line("replay", *words, **self._worded(todo.selection, at, cut)))
 
     def plan(
         self,
@@ -505,7 +513,9 @@ class Lab:
         events = self._now()
         todo = replay.plan(events, self._folded(projection), self._selection(events, at), keys=keys)
         with Bar(f"searching {todo.projection.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
-            return find_firsts(todo, predicate, self._clock(), on_rows=bar.count)
+            found = find_firsts(todo, predicate, self._clock(), on_rows=bar.count)
+        shell = self._asking(when=predicate, projection=projection)
+        return found.shown_by(shell.line("first", *_named(projection), key=_listed(keys), **self._worded(todo.selection, at)))
 
     @overload
     def what_if(self, of: History) -> WhatIf: ...
@@ -543,7 +553,9 @@ class Lab:
         projection = self._folded(of)
         projection.check()
         keying.count(events, projection)
-        return WorldWhatIf(projection, keying.narrowed(events, projection, self._selection(events, at, clock, cut)), altered, ended=ended)
+        selection = self._selection(events, at, clock, cut)
+        shell = self._asking(projection=of).of(ended=_flag(ended), **self._worded(selection, at, cut))
+        return WorldWhatIf(projection, keying.narrowed(events, projection, selection), altered, shell, ended=ended)
 
     def invariant(self, name: str, projection: Projection | str, predicate: Callable[[Any], Any]) -> Invariant:
         """Declare what is to hold for the state of every key: `predicate(state)` says whether it does. For this object alone: nothing is stored; the same name again replaces it."""
@@ -565,7 +577,11 @@ class Lab:
         with Bar("checking", sum(one.rows for one, _ in todo), unit="steps", shown=progress) as bar:
             found = [line for plan, group in todo for line in find_violations(plan, group, clock, on_rows=bar.count)]
         until = None if isinstance(at, Cut) else _read(clock, at)
-        return Check(found, [one.name for one in chosen], selection.cut, span(events.manifest), until, clock)
+        told, here = self._worded(selection, at), {one.name: self._asking(invariant=one) for one in chosen}
+        for line in found:
+            line.shown_by(here[line.name].line("check", **told))
+        shell = NOWHERE if NOWHERE in here.values() else self._shell.of(invariant=[str(one.options["invariant"]) for one in here.values()])
+        return Check(found, [*here], selection.cut, span(events.manifest), until, clock).shown_by(shell.line("check", **told))
 
     def compare(
         self,
@@ -588,9 +604,16 @@ class Lab:
         selection = self._selection(events, at, clock, cut)
         total = keying.count(events, sides[0]) if keys is None else None
         with Bar(f"comparing {sides[0].name} with {sides[1].name}", total, unit="steps", shown=progress) as bar:
-            return compare.compare(
+            found = compare.compare(
                 events, sides[0], sides[1], selection, self._clock(), keys=keys, ended=ended, on_rows=bar.count, say=self._say
             )
+        whole = NOWHERE if isinstance(left, str) and isinstance(right, str) else self._asking(left=left, right=right)
+        told = self._worded_cut(selection, at, cut)
+        return found.asked_by(
+            whole.of(sides[0].aggregate, ended=_flag(ended), **self._worded(selection, at, cut)),
+            (self._asking(projection=left).of(**told), self._asking(projection=right).of(**told)),
+            _listed(keys),
+        )
 
     def upcaster(
         self, event_type: str, *, from_version: str | int | None, to_version: str | int
@@ -652,7 +675,8 @@ class Lab:
 
         The answer says how much it searched and whether that was all; a value that stands nearly everywhere is not looked for further than some hundred thousand events, but with `whole`.
         """
-        return find_anything(self._now(), anything, self._clock(), whole=whole)
+        found = find_anything(self._now(), anything, self._clock(), whole=whole)
+        return found.shown_by(self._shell.line("find", found.what, whole=_flag(whole)))
 
     def explore(
         self,
@@ -684,7 +708,10 @@ class Lab:
             events,
             read_wanted(clock, **asked, search=search, newest=newest),
             clock,
-            lambda name, key: history.open_history(events, name, key, self._folded(name), Selection(events.cut), clock),
+            self._shell,
+            lambda name, key: history.open_history(
+                events, name, key, self._folded(name), Selection(events.cut), clock, self._asking().of(name, key)
+            ),
         )
 
     def trace(
@@ -699,8 +726,12 @@ class Lab:
         A saga in which no event is of an ending type (`done`, `compensated`; default: learned from where sagas end here) is open at its last event; a cause outside the log, such as a command, is a root.
         Effects recorded before their causes are marked. Raises `UnknownEvent`.
         """
-        events = self._now()
-        return find_trace(events, told, endings(events, done, compensated), self._clock())
+        events, done, compensated = self._now(), _listed(done), _listed(compensated)
+        return self._traced(events, told, endings(events, done, compensated), self._shell.of(done=done, compensated=compensated))
+
+    def _traced(self, events: Events, told: str | Coordinates | tuple[str, int, int], ends: Endings, shell: Shell) -> Trace:
+        found = find_trace(events, told, ends, self._clock())
+        return found.shown_by(shell.line("trace", found.told))
 
     def sagas(
         self,
@@ -716,18 +747,20 @@ class Lab:
         `done` and `compensated` are the event types that end one; without `done` they are learned from where sagas end here, if three or more did, and the answer says from how many. One without an end is stuck when
         nothing came after its last event for so long, by a moment (default: the last that is captured). `begin` keeps those that have an event of these types.
         """
-        events = self._now()
+        events, done, compensated, begin = self._now(), _listed(done), _listed(compensated), _listed(begin)
         selection = self._selection(events, at)
         ends = endings(events, done, compensated, selection)
+        shell, length = self._shell.of(done=done, compensated=compensated), read_length(stuck_after, name="stuck_after", least=0)
         return find_sagas(
             events,
             selection,
             ends,
             begin=types(begin, "begin"),
-            stuck_after=read_length(stuck_after, name="stuck_after", least=0),
+            stuck_after=length,
             now=None if at is None or isinstance(at, Cut) else self._clock().read(at),
-            trace=lambda correlation_id: find_trace(events, correlation_id, ends, self._clock()),
+            trace=lambda correlation_id: self._traced(events, correlation_id, ends, shell),
             clock=self._clock(),
+            shell=shell.of(stuck_after=str(length), begin=begin, **self._worded(selection, at)),
         )
 
     def around(
@@ -743,19 +776,25 @@ class Lab:
         if (moment is None) == (event_id is None):
             raise MomentError("name one moment: a time, or event_id=")
         at = clock.read(moment) if moment is not None else cuts.find_event(events, event_id or "")[0][0]
-        return find_around(events, at, read_length(before, name="before", least=0), read_length(after, name="after", least=0), clock)
+        low, high = read_length(before, name="before", least=0), read_length(after, name="after", least=0)
+        asked = {"event": event_id} if isinstance(event_id, str) else {}
+        line = self._shell.line("around", *([] if asked else [clock.word(at)]), **asked, before=str(low), after=str(high))
+        return find_around(events, at, low, high, clock).shown_by(line)
 
     def late(self, *, min: str | float | dt.timedelta = MIN, topic: str | None = None) -> Late:  # noqa: A002  the word that reads best
         """The events that arrived after their time, the latest first: those whose place in the lab's order is `min` or more after their happened_at (default: a minute)."""
-        return find_late(self._now(), min, topic, self._clock())
+        line = self._shell.line("late", min=str(read_length(min, name="min", least=0)), topic=topic)
+        return find_late(self._now(), min, topic, self._clock()).shown_by(line)
 
     def duplicates(self) -> Duplicates:
         """The event ids that were seen more than once, over all topics but those of dead letters: each occurrence after the first, how long after, and whether its payload is the same."""
-        return find_duplicates(self._now(), read_mapping(self.path).dead_letters, self._clock())
+        found = find_duplicates(self._now(), read_mapping(self.path).dead_letters, self._clock())
+        return found.shown_by(self._shell.line("duplicates"))
 
     def dead_letters(self) -> DeadLetters:
         """The records of the topics that lab.toml names by `dead_letters = true`: each one's original, reason, retries, and fate: handled later, redelivered, or lost (`DeadLetter` says when it is which)."""
-        return find_dead_letters(self._now(), self._log, read_mapping(self.path).dead_letters, self._clock())
+        found = find_dead_letters(self._now(), self._log, read_mapping(self.path).dead_letters, self._clock())
+        return found.shown_by(self._shell.line("dead-letters"))
 
     def throughput(
         self,
@@ -771,9 +810,10 @@ class Lab:
         """
         names, clock = _names(topics), self._clock()
         rules = read_mapping(self.path).distrust
-        return open_throughput(
-            self._now(), self._log, rules, names, every=every, start=_read(clock, start), stop=_read(clock, stop), clock=clock
-        )
+        within = {"start": _read(clock, start), "stop": _read(clock, stop)}
+        found = open_throughput(self._now(), self._log, rules, names, every=every, **within, clock=clock)
+        told = {name: clock.word(moment) for name, moment in within.items() if moment is not None}
+        return dataclasses.replace(found, again=self._shell.line("throughput", *names or (), every=str(found.every), **told))
 
     def lag(
         self,
@@ -800,6 +840,7 @@ class Lab:
             stop=_read(clock, stop),
             every=every,
             clock=clock,
+            shell=self._shell.of(group, topic=_listed(topics)),
         )
 
     def groups(self) -> pd.DataFrame:
@@ -813,7 +854,8 @@ class Lab:
     def verify(self, *, progress: bool = True) -> verify.Verification:
         """Read the whole log and say whether it still is what was captured."""
         with Bar("verifying", unit="files", shown=progress) as bar:
-            return verify.verify(self.path, self._log, newest_manifest(self.path), on_file=lambda: bar.count(1))
+            found = verify.verify(self.path, self._log, newest_manifest(self.path), on_file=lambda: bar.count(1))
+        return dataclasses.replace(found, again=self._shell.line("verify"))
 
     def export(self, path: str | Path) -> Path:
         """Write all relations as tables into one self-contained DuckDB file, replacing an older one."""
@@ -825,7 +867,7 @@ class Lab:
         """What the lab holds."""
         events = self._now()
         size = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file()) if self.path.exists() else 0
-        return Info(self.path, events.manifest, len(list(self._log.holes())), size, self._clock())
+        return Info(self.path, events.manifest, len(list(self._log.holes())), size, self._clock(), self._shell.line("info"))
 
     def _folded(self, projection: Projection | str) -> Projection:
         """The projection, through the upcasters; by an aggregate's name, its default one."""
@@ -839,6 +881,25 @@ class Lab:
         chosen = cuts.select(events, at, clock=self._clock(events), by=clock, cut=cut)
         self._known(events, chosen.cut)
         return chosen
+
+    def _asking(self, **code: Any) -> Shell:
+        """The shell, with the files that the projections and functions of these options come from; `NOWHERE` if one comes from none, or if it is all seen through upcasters, which the shell has not."""
+        files = {name: origin(one) for name, one in code.items() if one is not None and not isinstance(one, str)}
+        seen = self._upcasters.steps and not any(isinstance(one, SqlProjection) for one in code.values())
+        return NOWHERE if seen or None in files.values() else self._shell.of(**files)
+
+    def _worded(self, selection: Selection, at: str | dt.datetime | Cut | None, cut: Cut | None = None) -> dict[str, Option]:
+        """The moment of a selection in the words of the shell."""
+        return {"at": cuts.until(selection, self._clock()), **self._worded_cut(selection, at, cut)}
+
+    def _worded_cut(self, selection: Selection, at: str | dt.datetime | Cut | None, cut: Cut | None) -> dict[str, Option]:
+        """Its cut, by the name of a bookmark that stands there, and its clock."""
+        told: dict[str, Option] = {} if selection.happened_until is None else {"clock": "happened"}
+        chosen = at if isinstance(at, Cut) else cut
+        if chosen is None:
+            return told
+        name = self.bookmarks.name_of(chosen)
+        return {"bookmark": name, "cut": chosen.to_json() if name is None else None, **told}
 
     def _known(self, events: Events, cut: Cut) -> Cut:
         """The cut, once it is sure to be of this lab; what has changed since it was made is said once."""
@@ -862,6 +923,20 @@ def is_lab(path: Path) -> bool:
 
 def _names(topics: str | Sequence[str] | None) -> list[str] | None:
     return [topics] if isinstance(topics, str) else None if topics is None else list(topics)
+
+
+def _named(projection: Projection | str) -> list[str]:
+    """An aggregate's name, which the shell takes as a word."""
+    return [projection] if isinstance(projection, str) else []
+
+
+def _listed(told: str | Iterable[str] | None) -> list[str] | None:
+    """What may be one or several, as the values of an option that is repeated."""
+    return None if told is None else [told] if isinstance(told, str) else list(told)
+
+
+def _flag(told: bool) -> Option:  # noqa: FBT001  that is all it is about
+    return "" if told else None
 
 
 def _read(clock: Clock, told: str | dt.datetime | None) -> dt.datetime | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eslab import buckets, consumption
+from eslab.again import NOWHERE, Option, Shell
 from eslab.buckets import micros, moment
 from eslab.consumption import NONE, Part
 from eslab.cuts import Clock
@@ -52,6 +53,8 @@ class Standing:
     time: dt.datetime
     table: pa.Table
     clock: Clock
+    again: str = ""
+    """The line of shell that shows it again."""
 
     @property
     def lag(self) -> int | None:
@@ -103,7 +106,7 @@ class Standing:
             ]
             for row in self.table.to_pylist()
         )
-        return tables.html(columns, rows, caption=self._said(), empty="no partitions")
+        return tables.html(columns, rows, caption=self._said(), empty="no partitions") + tables.shell(self.again)
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,14 @@ class Lag:
     every: Length
     clock: Clock
     notes: tuple[str, ...] = ()
+    shell: Shell = NOWHERE
+    asked: Mapping[str, Option] = field(default_factory=dict)
+    """What was asked for, in the words of the shell: every, start, stop."""
+
+    @property
+    def again(self) -> str:
+        """The line of shell that shows it again."""
+        return self.shell.line("lag", **self.asked)
 
     # --- tables
 
@@ -128,7 +139,8 @@ class Lag:
         """Where the group stood at a moment, whether or not it lies between start and stop."""
         when = self.clock.read(at)
         times = [np.array([micros(when)])] * len(self.parts)
-        return Standing(self.group, when, table(self.parts, times, self.clock.zone), self.clock)
+        line = self.shell.line("lag", at=self.clock.word(when))
+        return Standing(self.group, when, table(self.parts, times, self.clock.zone), self.clock, line)
 
     def df(self) -> pd.DataFrame:
         """One row per moment and partition: time, topic, partition, committed, end, lag, records, lag_s, known, why.
@@ -213,7 +225,9 @@ class Lag:
         low, high = micros(self.start), micros(self.stop)
         found = [stall for part in self.parts for stall in consumption.stalls(part, low, high, at_least_us=width.us, min_lag=min_lag)]
         looked_at = f"of {width.words} or longer from {self.clock.show(self.start)} to {self.clock.show(self.stop)}"
-        return Stalls(self.group, tuple(sorted(found, key=lambda one: (one.since, one.topic, one.partition))), self.clock, looked_at)
+        shown = (min_duration, min_lag) == ("5m", 1)  # what the shell shows
+        line = self.shell.line("lag", **{**self.asked, "every": None}) if shown else ""
+        return Stalls(self.group, tuple(sorted(found, key=lambda one: (one.since, one.topic, one.partition))), self.clock, looked_at, line)
 
     def chart(self) -> Drawn:
         """Produced against consumed, lag in offsets and lag in seconds: an Altair chart that needs no network. A peak of one moment keeps its height."""
@@ -312,7 +326,12 @@ class Lag:
             for topic, partition, last, _, highest, highest_at, longest, longest_at in order[:SHOWN]
         )
         more = f"<p>and {len(order) - SHOWN} more partitions: .df() has them all</p>" if len(order) > SHOWN else ""
-        return tables.html(columns, rows, caption=self._said(), empty="no partitions") + more + tables.paragraphs(self.notes)
+        return (
+            tables.html(columns, rows, caption=self._said(), empty="no partitions")
+            + more
+            + tables.paragraphs(self.notes)
+            + tables.shell(self.again)
+        )
 
 
 def _sum(column: pa.ChunkedArray) -> int | None:
@@ -354,6 +373,7 @@ def open_lag(
     stop: dt.datetime | None,
     every: str | float | dt.timedelta | None,
     clock: Clock,
+    shell: Shell = NOWHERE,
 ) -> Lag:
     """The lag of a group on these topics (None: all that it reads), by default from its first sample to the last thing that is known.
 
@@ -373,8 +393,11 @@ def open_lag(
     high = max(moment(last), low) if stop is None else stop - dt.timedelta(microseconds=1)
     if high < low:
         raise MomentError(f"stop= ({clock.show(stop)}) must lie after start= ({clock.show(low)})")
+    asked = {name: clock.word(moment) for name, moment in (("start", start), ("stop", stop)) if moment is not None}
+    asked |= {} if width is None else {"every": str(width)}
     width = width or buckets.choose(micros(high) - micros(low), POINTS)
-    return Lag(group, parts, low.astimezone(clock.zone), high.astimezone(clock.zone), width, clock, _notes(events, parts, chosen))
+    zoned = low.astimezone(clock.zone), high.astimezone(clock.zone)
+    return Lag(group, parts, *zoned, width, clock, _notes(events, parts, chosen), shell, asked)
 
 
 def _span(parts: Sequence[Part]) -> tuple[int, int]:

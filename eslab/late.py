@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eslab.again import Again
 from eslab.cuts import Clock
 from eslab.errors import UnknownTopic
 from eslab.events import Events
@@ -44,7 +45,7 @@ def find_late(events: Events, least: str | float | dt.timedelta, topic: str | No
     )
 
 
-class Late:
+class Late(Again):
     """Events that arrived after their time, the latest first: a cut by time leaves out what `clock="happened"` counts."""
 
     def __init__(self, rows: pa.Table, least: dt.timedelta, topic: str | None, clock: Clock, *, suspects: int) -> None:
@@ -100,7 +101,8 @@ class Late:
         ]
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
         caption = repr(self).strip("<>") + more
-        return tables.html(["event", "type", "at", "happened", "in the order at", "late by"], rows, caption=caption, empty="none")
+        columns = ["event", "type", "at", "happened", "in the order at", "late by"]
+        return tables.html(columns, rows, caption=caption, empty="none") + tables.shell(self.again)
 
 
 def _at(row: dict[str, object]) -> str:

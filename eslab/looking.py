@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eslab.again import Again
 from eslab.cuts import Clock
 from eslab.decode import TOMBSTONE_KIND
 from eslab.errors import ProjectionError
@@ -82,7 +83,7 @@ class Turn:
 T = TypeVar("T", bound=Turn)
 
 
-class Turns(Sequence[T], Generic[T]):
+class Turns(Again, Sequence[T], Generic[T]):
     """One row per key that turned, in the lab's order of the events by which they did."""
 
     each: ClassVar[type[Turn]]

@@ -20,7 +20,7 @@ from eslab.events import Events
 from eslab.model import Coordinates
 from eslab.sql import ORDER, query, table
 
-__all__ = ["LOOKED", "ROWS", "SEARCHED_IN", "Found", "Wanted", "check", "find_page", "read_place"]
+__all__ = ["LOOKED", "ROWS", "SEARCHED_IN", "Counts", "Found", "Wanted", "check", "find_page", "read_place"]
 
 ROWS: Final = 50
 LOOKED: Final = 1_000_000  # records whose text one page looks through: about a second; the next page goes on from there
@@ -67,17 +67,35 @@ class Found:
     next: Coordinates | None
 
 
-def find_page(events: Events, wanted: Wanted, after: Coordinates | str | tuple[str, int, int] | None = None, *, most: int = ROWS) -> Found:
-    """The first `most` records that fit, behind a record or from the beginning.
+Counts = dict[Coordinates | tuple[str, int, int] | None, int]
+"""What is counted of some filters: how many records fit (under None) but for the search, and how many of them stand before a place."""
+
+
+def find_page(
+    events: Events,
+    wanted: Wanted,
+    after: Coordinates | str | tuple[str, int, int] | None = None,
+    *,
+    most: int = ROWS,
+    counts: Counts | None = None,
+) -> Found:
+    """The first `most` records that fit, behind a record or from the beginning. What is in `counts` is not counted again, and what comes to be known is added.
 
     Scans narrow columns; with a search the text of at most about `LOOKED` records. Raises `UnknownTopic`, `UnknownId` for an aggregate that the lab has not, `UnknownEvent`.
     """
     check(events, wanted)
+    counts = {} if counts is None else counts
     fits = rest = _fitting(wanted, alone=_one_row_each(events))
-    total = _count(events, fits)
+    if None not in counts:
+        counts[None] = _count(events, fits)
+    total, before = counts[None], 0
     if after is not None:
-        rest = fits.behind(find_event(events, read_place(after))[0], newest=wanted.newest)
-    left = searched = total if after is None else _count(events, rest)
+        place = read_place(after)
+        rest = fits.behind(find_event(events, place)[0], newest=wanted.newest)
+        if place not in counts:
+            counts[place] = total - _count(events, rest)
+        before = counts[place]
+    left = searched = total - before
     end: Coordinates | None = None
     if wanted.search is not None and left > LOOKED:
         rest = rest.until(_time_of(events, rest, LOOKED / left, newest=wanted.newest), newest=wanted.newest)
@@ -96,9 +114,13 @@ def find_page(events: Events, wanted: Wanted, after: Coordinates | str | tuple[s
         )
         found = places["found"][0].as_py() if len(places) else 0
     shown = places.slice(0, most)
+    if end is not None:
+        counts[end] = before + searched
     if len(places) > most:
         end = _coordinates(places, most - 1)
-    return Found(_whole(events, shown, order), total, total - left, searched, found, end)
+        if wanted.search is None:
+            counts[end] = before + most
+    return Found(_whole(events, shown, order), total, before, searched, found, end)
 
 
 # --- which ones -------------------------------------------------------------------------------------------

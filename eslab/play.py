@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import duckdb
 
+from eslab.again import NOWHERE
 from eslab.decode.envelopes import ENVELOPES
 from eslab.errors import SourceError
 from eslab.events import Events
@@ -37,6 +38,7 @@ class Play(Lab):
         folder = tempfile.mkdtemp(prefix="eslab-play-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         super().__init__(Path(folder), tz=tz)
+        self._shell = NOWHERE  # the folder goes with the object
         self._source = MemorySource()
         self._published = 0
         if aggregates:

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eslab.again import NOWHERE, Again, Shell
 from eslab.cuts import Clock
 from eslab.duck import session
 from eslab.endings import Endings
@@ -45,37 +46,39 @@ class _Asked:
     """Events that carry no correlation id, and so are of no saga."""
 
 
-class Sagas:
+class Sagas(Again):
     """One row for each correlation id, those that came to a halt longest ago first. `.stuck`, `.finished`, `.compensated`, `.running` are the parts; `["cor-1"]` is the trace of one.
 
     `backwards` are those with an effect that was recorded before its cause: clocks or partitions lie.
     """
 
-    def __init__(self, table: pa.Table, asked: _Asked, trace: Callable[[str], Trace], clock: Clock) -> None:
-        self._table, self._asked, self._trace, self._clock = table, asked, trace, clock
+    def __init__(self, table: pa.Table, asked: _Asked, trace: Callable[[str], Trace], clock: Clock, shell: Shell) -> None:
+        self._table, self._asked, self._trace, self._clock, self._shell = table, asked, trace, clock, shell
+        self.again = shell.line("sagas")
 
-    def _only(self, mask: pa.ChunkedArray) -> Sagas:
-        return Sagas(self._table.filter(mask), self._asked, self._trace, self._clock)
+    def _in(self, state: str) -> Sagas:
+        shell = NOWHERE if "state" in self._shell.options else self._shell.of(state=state)
+        return Sagas(self._table.filter(pc.equal(self._table["state"], state)), self._asked, self._trace, self._clock, shell)
 
     @property
     def finished(self) -> Sagas:
-        return self._only(pc.equal(self._table["state"], "finished"))
+        return self._in("finished")
 
     @property
     def compensated(self) -> Sagas:
-        return self._only(pc.equal(self._table["state"], "compensated"))
+        return self._in("compensated")
 
     @property
     def running(self) -> Sagas:
-        return self._only(pc.equal(self._table["state"], "running"))
+        return self._in("running")
 
     @property
     def stuck(self) -> Sagas:
-        return self._only(pc.equal(self._table["state"], "stuck"))
+        return self._in("stuck")
 
     @property
     def backwards(self) -> Sagas:
-        return self._only(pc.greater(self._table["backwards"], 0))
+        return Sagas(self._table.filter(pc.greater(self._table["backwards"], 0)), self._asked, self._trace, self._clock, NOWHERE)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -139,7 +142,6 @@ class Sagas:
         return tables.visible("\n".join([f"<{self._summary()}>", *(f"  {note}" for note in self.notes)]))
 
     def _repr_html_(self) -> str:
-        shown = self._table.slice(0, SHOWN).to_pylist()
         cells = [
             [
                 row["correlation_id"],
@@ -153,11 +155,12 @@ class Sagas:
                 "" if row["silent_us"] is None else tables.duration(row["silent_us"] / 1e6),
                 row["backwards"] or "",
             ]
-            for row in shown
+            for row in self._table.slice(0, SHOWN).to_pylist()
         ]
         names = ["correlation", "state", "steps", "first", "started", "last", "last at", "took", "silent for", "backwards"]
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
-        return tables.html(names, cells, caption=self._summary() + more, empty="none") + tables.paragraphs(self.notes)
+        shown = tables.html(names, cells, caption=self._summary() + more, empty="none")
+        return shown + tables.paragraphs(self.notes) + tables.shell(self.again)
 
 
 def find_sagas(
@@ -170,6 +173,7 @@ def find_sagas(
     now: dt.datetime | None,
     trace: Callable[[str], Trace],
     clock: Clock,
+    shell: Shell = NOWHERE,
 ) -> Sagas:
     """Every correlation id as an instance of a saga. Its steps are its events, each by its first occurrence; the last of them that is of an ending type says how it ended.
 
@@ -186,7 +190,7 @@ def find_sagas(
         told = {"done": sorted(endings.done), "compensated": sorted(endings.compensated), "begin": sorted(begin)}
         table = con.sql(_instances(con, events), params={**told, "stuck_us": stuck_after.us, "now": moment}).to_arrow_table()
     asked = _Asked(endings, stuck_after, begin, events.manifest.types, moment and moment.astimezone(dt.UTC), without)
-    return Sagas(table, asked, trace, clock)
+    return Sagas(table, asked, trace, clock, shell)
 
 
 def _mark_repeats(con: duckdb.DuckDBPyConnection) -> None:

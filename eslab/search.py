@@ -10,6 +10,7 @@ from typing import Any, Final
 import pandas as pd
 import pyarrow as pa
 
+from eslab.again import Again
 from eslab.cuts import Clock
 from eslab.events import Events
 from eslab.model import dumps
@@ -58,7 +59,7 @@ def find_anything(events: Events, anything: Any, clock: Clock, *, whole: bool = 
     return Found(told, meanings, search, clock)
 
 
-class Found:
+class Found(Again):
     """Where an id or a value is known. `complete` is False where not all was searched; `notes` say how much was."""
 
     def __init__(self, what: str, rows: Sequence[Meaning], search: Search, clock: Clock) -> None:
@@ -111,6 +112,5 @@ class Found:
 
     def _repr_html_(self) -> str:
         rows = [[kind, name, count, self._clock.show(first), self._clock.show(last)] for kind, name, count, first, last in self._rows]
-        return tables.html(
-            ["as", "name", "count", "first", "last"], rows, caption=self.what, empty="nothing captured has this"
-        ) + tables.paragraphs(self.notes)
+        found = tables.html(["as", "name", "count", "first", "last"], rows, caption=self.what, empty="nothing captured has this")
+        return found + tables.paragraphs(self.notes) + tables.shell(self.again)

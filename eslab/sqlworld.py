@@ -10,6 +10,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
+from eslab.again import Again
 from eslab.asof import guarded
 from eslab.errors import ProjectionError
 from eslab.events import Events
@@ -28,7 +29,7 @@ SHOWN: Final = 20
 MOMENT: Final = "as_of_moment"  # a macro's parameter takes the place of every column of that name in it
 
 
-class SqlWorld:
+class SqlWorld(Again):
     """What a SQL projection says as of one selection: a table.
 
     `undecodable` counts the records in that selection that could not be read as events; `partial` names the partitions that have lost records.
@@ -80,7 +81,8 @@ class SqlWorld:
     def _repr_html_(self) -> str:
         shown = [list(row.values()) for row in self._table.slice(0, SHOWN).to_pylist()]
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
-        return tables.html(self._table.column_names, shown, caption=repr(self).strip("<>") + more, empty="no rows")
+        told = tables.html(self._table.column_names, shown, caption=repr(self).strip("<>") + more, empty="no rows")
+        return told + tables.shell(self.again)
 
 
 def evaluate(events: Events, log: Log, projection: SqlProjection, selection: Selection, *, tz: str | None, trusted: bool) -> SqlWorld:

@@ -30,6 +30,8 @@ class Stalls(Sequence[Stall]):
     found: tuple[Stall, ...]
     clock: Clock
     looked_at: str
+    again: str = ""
+    """The line of shell that shows them again."""
 
     def __len__(self) -> int:
         return len(self.found)
@@ -119,7 +121,8 @@ class Stalls(Sequence[Stall]):
             for one in self.found[:SHOWN]
         )
         head = f"Stalls of {self.group}: {len(self.found)} {self.looked_at}"
-        return tables.paragraphs(self.sentences[:SHOWN]) + tables.html(columns, rows, caption=head, empty="none")
+        shown = tables.paragraphs(self.sentences[:SHOWN]) + tables.html(columns, rows, caption=head, empty="none")
+        return shown + tables.shell(self.again)
 
 
 def _until(stall: Stall) -> int:

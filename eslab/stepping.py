@@ -2,11 +2,11 @@
 
 UTF-8 lines; their fields are JSON texts parted by tabs, of which JSON text itself has none:
 
-    line 0    {"name", "projection", "first", "last", "total", "keys", "marks", "notes", "types", "type_of", "times_ms"}, the state after `first` steps
+    line 0    {"name", "projection", "first", "last", "total", "keys", "marks", "notes", "line", "types", "type_of", "times_ms"}, the state after `first` steps
     line n    [type, marks, problem, recorded, happened, id, version, source, at, correlation, causation, trace, late_ms, clock, changes],
               the event's data, the patch that makes the state after step first + n, and at the versions in `keys` that whole state
 
-`types` are the event types in the order in which they came (null: none), `type_of` says for each step which of them, `times_ms` when it was recorded, in the lab's
+`line` is the line of shell that shows the state at 0, in two parts, between which any other version may stand; null where none does. `types` are the event types in the order in which they came (null: none), `type_of` says for each step which of them, `times_ms` when it was recorded, in the lab's
 order of time: what is asked of all steps at once stands in line 0, so that no line is parsed for it.
 
 The data is the payload's own text, and no number goes through a float. A whole state is written once the patches since the last one weigh as much: that doubles
@@ -65,6 +65,7 @@ def write(
     notes: list[str],
     initial: Any,
     show: Callable[[pa.ChunkedArray], list[str | None]],
+    line: tuple[str, str] | None = None,
     limit_bytes: int = BYTES,
 ) -> Script:
     """Write down the steps first + 1 to last, folding each once; fewer where they would take more than `limit_bytes`, and `notes` then say so."""
@@ -102,7 +103,7 @@ def write(
     header = {"name": name, "projection": projection, "first": first, "last": position, "total": len(rows)}
     times_ms = _milliseconds(rows.column("order_at").slice(first, position - first))
     index = {"types": list(types), "type_of": type_of, "times_ms": times_ms}
-    lines[0] = dumps({**header, "keys": keys, "marks": marked, "notes": notes, **index}) + b"\t" + begin
+    lines[0] = dumps({**header, "keys": keys, "marks": marked, "notes": notes, "line": line, **index}) + b"\t" + begin
     return Script(first, position, b"\n".join(lines))
 
 

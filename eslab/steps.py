@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from eslab.again import NOWHERE, Shell
 from eslab.changes import Changes, diff
 from eslab.model import Cut, Event
 from eslab.views import tables
@@ -27,6 +28,12 @@ class Step:
     after: Any
     marks: tuple[str, ...] = ()
     problem: str | None = None
+    shell: Shell = field(default=NOWHERE, compare=False)
+
+    @property
+    def again(self) -> str:
+        """The line of shell that shows the state after it again; "" where none does."""
+        return self.shell.line("at", f"v{self.version}")
 
     @property
     def changes(self) -> Changes:
@@ -40,7 +47,7 @@ class Step:
 
     def _repr_html_(self) -> str:
         problem = f"<p><strong>{tables.escape(self.problem)}</strong></p>" if self.problem else ""
-        return f"<p>{tables.escape(repr(self).strip('<>'))}</p>{problem}{self.changes._repr_html_()}"
+        return f"<p>{tables.escape(repr(self).strip('<>'))}</p>{problem}{self.changes._repr_html_()}{tables.shell(self.again)}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +66,8 @@ class State:
     partial: str = ""
     note: str = ""
     _cut: Callable[[], Cut] = field(default=lambda: Cut({}), repr=False)
+    again: str = ""
+    """The line of shell that shows it again."""
 
     @property
     def cut(self) -> Cut:
@@ -77,4 +86,4 @@ class State:
 
     def _repr_html_(self) -> str:
         items = self.value.items() if isinstance(self.value, dict) else [("", self.value)]
-        return tables.html(["field", "value"], items, caption=self._said(), empty="initial state, empty")
+        return tables.html(["field", "value"], items, caption=self._said(), empty="initial state, empty") + tables.shell(self.again)

@@ -45,6 +45,8 @@ class Throughput:
     every: Length
     clock: Clock
     notes: tuple[str, ...] = ()
+    again: str = ""
+    """The line of shell that shows it again."""
 
     def df(self) -> pd.DataFrame:
         """One row per bucket and topic: time (when the bucket begins), topic, records, bytes (of keys and values)."""
@@ -111,7 +113,12 @@ class Throughput:
             shown.append([self.topics[at], total, tables.size(size[at]), int(records[top, at]), self.clock.show(self._time(top))])
         columns = ["topic", "records", "bytes", f"most per {self.every.words}", "at"]
         more = f"<p>and {len(busiest) - SHOWN} more topics: .df() has them all</p>" if len(busiest) > SHOWN else ""
-        return tables.html(columns, shown, caption=self._said(), empty="no records") + more + tables.paragraphs(self.notes)
+        return (
+            tables.html(columns, shown, caption=self._said(), empty="no records")
+            + more
+            + tables.paragraphs(self.notes)
+            + tables.shell(self.again)
+        )
 
 
 def open_throughput(

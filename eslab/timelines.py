@@ -9,6 +9,7 @@ from typing import Any, Final, overload
 import pandas as pd
 import pyarrow as pa
 
+from eslab.again import Again
 from eslab.changes import Changes, diff, same
 from eslab.cuts import Clock
 from eslab.history import History, Step
@@ -60,7 +61,7 @@ class Pair:
         return f"<p>{tables.escape(repr(self).strip('<>'))}</p>{self.paths._repr_html_()}"
 
 
-class Timelines(Sequence[Pair]):
+class Timelines(Again, Sequence[Pair]):
     """The two timelines of a what-if, a row for each record that stands in either, in order.
 
     `before` and `after` are the histories; `divergence` is the first row after which they differ, None if they never do; `changes` is what differs at the end.
@@ -197,7 +198,7 @@ class Timelines(Sequence[Pair]):
         return tables.visible(f"<Timelines of {' '.join(self.sentences)}>")
 
     def _repr_html_(self) -> str:
-        return drawn.html(self._view())
+        return drawn.html(self._view()) + tables.shell(self.again)
 
     def _view(self) -> drawn.View:
         chosen = drawn.chosen(

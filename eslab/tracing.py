@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 import pyarrow as pa
 
+from eslab.again import Again
 from eslab.causation import Branch, grown
 from eslab.cuts import Clock, find_event
 from eslab.endings import Endings
@@ -99,14 +100,14 @@ class Traced:
         return tables.html(["field", "value"], [["marks", ", ".join(self.marks)], *facts], caption=repr(self).strip("<>"))
 
 
-class Trace(Sequence[Traced]):
+class Trace(Again, Sequence[Traced]):
     """Causes and effects as trees, each cause before its effects. `complete` is False where there is more of it than a trace holds.
 
     `roots` have no cause here, `open` are the last events of sagas without an end, `backwards` the effects that were recorded before their causes: clocks or partitions lie.
     """
 
     def __init__(self, told: str, found: Sequence[Traced], ends: str, clock: Clock, *, complete: bool) -> None:
-        self._told, self._found, self._ends, self._clock = told, tuple(found), ends, clock
+        self.told, self._found, self._ends, self._clock = told, tuple(found), ends, clock
         self.complete = complete
 
     @property
@@ -178,7 +179,7 @@ class Trace(Sequence[Traced]):
         from eslab.views import charts  # noqa: PLC0415  Altair is loaded when a chart is drawn
 
         more = [f"the first {SHOWN} of {len(self):,}"] if len(self) > SHOWN else []
-        drawn: Drawn = charts.trace(self._rows()[:SHOWN], name=self._told, zone=self._clock.zone, notes=[*self.notes, *more])
+        drawn: Drawn = charts.trace(self._rows()[:SHOWN], name=self.told, zone=self._clock.zone, notes=[*self.notes, *more])
         return drawn
 
     @property
@@ -220,13 +221,13 @@ class Trace(Sequence[Traced]):
         """What it is, in one line."""
         here = [one.facts for one in self if one.facts is not None]
         if not here:
-            return f"Trace of {self._told}: nothing"
+            return f"Trace of {self.told}: nothing"
         first, last = (pick(one["order_at"] for one in here) for pick in (min, max))
         topics = len({one["topic"] for one in here})
         parts = [f"{many(len(here), 'event')} in {many(topics, 'topic')} over {tables.duration((last - first) / _SECOND)}"]
         parts += [many(len(self.roots), "root")] if len(self.roots) > 1 else []
         parts += [many(len(self.open), "open end")] if self.open else []
-        return f"Trace of {self._told}: {', '.join([*parts, f'from {self._clock.show(first)}'])}"
+        return f"Trace of {self.told}: {', '.join([*parts, f'from {self._clock.show(first)}'])}"
 
     def __repr__(self) -> str:
         lines = [self.said, *waterfall.lines(self._rows()[:LINES], longest=NAME)]
@@ -236,7 +237,7 @@ class Trace(Sequence[Traced]):
 
     def _repr_html_(self) -> str:
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
-        return waterfall.html(self._rows()[:SHOWN], caption=self.said + more, notes=self.notes)
+        return waterfall.html(self._rows()[:SHOWN], caption=self.said + more, notes=self.notes) + tables.shell(self.again)
 
 
 _OPEN: Final = "open:"

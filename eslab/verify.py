@@ -54,6 +54,8 @@ class Verification:
     problems: tuple[str, ...]
     histories: pd.DataFrame
     notes: tuple[str, ...] = ()
+    again: str = ""
+    """The line of shell that shows it again."""
 
     @property
     def ok(self) -> bool:
@@ -84,7 +86,7 @@ class Verification:
     def _repr_html_(self) -> str:
         head, *rest = repr(self).splitlines()
         listed = tables.html(["problem"], [[problem] for problem in self.problems], caption=head, empty="no problems")
-        return listed + "".join(f"<p>{tables.escape(line)}</p>" for line in rest[len(self.problems) :])
+        return listed + tables.paragraphs(rest[len(self.problems) :]) + tables.shell(self.again)
 
 
 def verify(folder: Path, log: Log, manifest: Manifest | None, *, on_file: Callable[[], None] = lambda: None) -> Verification:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from eslab import keying, replay
+from eslab.again import NOWHERE, Shell
 from eslab.altering import Altered, Named
 from eslab.cuts import Clock, OrderKey
 from eslab.errors import MomentError, WhatIfError
@@ -115,7 +116,8 @@ class WhatIf(Verbs):
 
     def compare(self) -> Timelines:
         """Both timelines side by side, and where they part. Folds each once."""
-        return timelines(self.before, self.history, self._altered)
+        line = self.before.shell.line("what-if", self._altered.words, at=self.before.until)
+        return timelines(self.before, self.history, self._altered).shown_by(line)
 
     def __repr__(self) -> str:
         return tables.visible(f"<WhatIf on {self.before.aggregate} {self.before.aggregate_id}: {self._told()}>")
@@ -127,11 +129,12 @@ class WhatIf(Verbs):
 class WorldWhatIf(Verbs):
     """A world with changes: `.compare()` folds the keys that they touch, and no other. A value: a verb returns another one, and changes nothing."""
 
-    def __init__(self, projection: Projection, selection: Selection, altered: Altered, *, ended: bool) -> None:
-        self.projection, self.selection, self._altered, self._ended = projection, selection, altered, ended
+    def __init__(self, projection: Projection, selection: Selection, altered: Altered, shell: Shell = NOWHERE, *, ended: bool) -> None:
+        """`shell` asks for this world, but for the aggregate where that is all that names the projection."""
+        self.projection, self.selection, self._altered, self._shell, self._ended = projection, selection, altered, shell, ended
 
     def _with(self, altered: Altered) -> Self:
-        return type(self)(self.projection, self.selection, altered, ended=self._ended)
+        return type(self)(self.projection, self.selection, altered, self._shell, ended=self._ended)
 
     def compare(self) -> WorldTimelines:
         """The keys that are touched: what each was, what it comes to, and with `[key]` both timelines. Folds each of them once on either side."""
@@ -142,12 +145,16 @@ class WorldWhatIf(Verbs):
         then = dataclasses.replace(todo, selection=other)
         before = replay.fold(todo, replay.slices(todo) if overlay.keys else ()).world(todo)
         after = replay.fold(then, overlay.over(replay.slices(todo)) if overlay.keys else ()).world(then)
-        return WorldTimelines(before, after, overlay.keys, self._timelines, altered.said)
+        words = [] if "projection" in self._shell.options else [self.projection.aggregate]
+        line = self._shell.line("what-if", *words, altered.words)
+        return WorldTimelines(before, after, overlay.keys, self._timelines, altered.said).shown_by(line)
 
     def _timelines(self, key: str) -> Timelines:
         events, clock = self._altered.events, self._altered.clock
-        before = History(events, self.projection.aggregate, key, self.projection, self.selection, clock)
-        return timelines(before, changed(before, self._altered), self._altered)
+        shell = self._shell.of(self.projection.aggregate, key, ended=None, at=None)
+        return WhatIf(
+            History(events, self.projection.aggregate, key, self.projection, self.selection, clock, shell), self._altered
+        ).compare()
 
     def __repr__(self) -> str:
         return tables.visible(f"<WhatIf on the world of {self.projection.name} v{self.projection.version}: {self._told()}>")
@@ -162,7 +169,7 @@ def reopened(history: History, events: Events, clock: Clock) -> History:
         raise WhatIfError(f'{history!r:.80} is no history; give one, such as lab.history("order", "ord-1")')
     if isinstance(history, _Changed):
         raise WhatIfError("this is the history of a what-if; go on from the what-if itself: its verbs can be chained")
-    return History(events, history.aggregate, history.aggregate_id, history.projection, history.selection, clock)
+    return History(events, history.aggregate, history.aggregate_id, history.projection, history.selection, clock, history.shell)
 
 
 def timelines(before: History, after: History, altered: Altered) -> Timelines:

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from eslab.again import Again
 from eslab.apart import WorldChanges, apart
 from eslab.errors import ProjectionError, UnknownId
 from eslab.folding import Failure
@@ -32,7 +33,7 @@ _SCHEMA: Final = pa.schema([("aggregate_id", pa.string()), ("version", pa.int64(
 _SHOWN: Final = pa.schema([("aggregate_id", pa.string()), ("version", pa.int64()), ("state", pa.string())])
 
 
-class World(Mapping[str, Any]):
+class World(Again, Mapping[str, Any]):
     """State by aggregate id, as Arrow; a key that failed is in `failed` and has no state.
 
     `partial` names the keys that a lossy gap may have robbed of events; `ended` counts those left out because a tombstone ended them, `undecodable` the
@@ -178,6 +179,7 @@ class World(Mapping[str, Any]):
                 [self.projection.aggregate, "state"], rows, caption=f"{self.projection.name}: {self._said()}{more}", empty="no states"
             )
             + failed
+            + tables.shell(self.again)
         )
 
 

@@ -8,6 +8,7 @@ from typing import Final
 import pandas as pd
 import pyarrow as pa
 
+from eslab.again import Again
 from eslab.apart import WorldChanges
 from eslab.changes import Changes
 from eslab.errors import UnknownId
@@ -25,7 +26,7 @@ KINDS: Final = ("changed", "came", "went", "failed", "equal", "ended")
 """What can be of a key: two states that differ, or one on one side alone (the other ended, or has no event); failed on either side; the same state; no state on either."""
 
 
-class WorldTimelines(Mapping[str, Timelines]):
+class WorldTimelines(Again, Mapping[str, Timelines]):
     """The keys that a what-if touches; of each, `[key]` has both timelines. No other key was folded.
 
     `before` and `after` are the worlds of these keys, `changes` what is not the same in them, `counts` how many came to what.
@@ -107,4 +108,5 @@ class WorldTimelines(Mapping[str, Timelines]):
         )
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
         columns = [self.before.projection.aggregate, "", f"{SIDES[0]} → {SIDES[1]}"]
-        return done + tables.html(columns, rows, caption=f"{self._said()}{more}; [key] has both timelines", empty="nothing is touched")
+        shown = tables.html(columns, rows, caption=f"{self._said()}{more}; [key] has both timelines", empty="nothing is touched")
+        return done + shown + tables.shell(self.again)

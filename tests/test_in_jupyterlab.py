@@ -390,9 +390,9 @@ def test_a_lab_is_leafed_through_by_keys_and_a_row_opens_in_the_stepper(jupyterl
     _at(stepper, version)
     assert root.locator(".ee-row[aria-current]").get_attribute("data-at") == event
     assert root.locator(".ee-noted").inner_text() == "order ord-4711 is open in the stepper below"
-    assert cell.locator(".widget-html code").inner_text().endswith(f"order ord-4711 v{version} --tz Europe/Berlin")
+    assert stepper.locator(".es-line").inner_text() == f"eslab at ../data/shop order ord-4711 v{version} --tz Europe/Berlin"
     stepper.get_by_role("button", name="Forward", exact=True).click()
-    cell.locator(".widget-html code", has_text=f"order ord-4711 v{version + 1} ").wait_for()
+    stepper.locator(".es-line", has_text=f"order ord-4711 v{version + 1} ").wait_for()
     assert len(notebook.content().cells) == len(EXPLORING)  # no key was the notebook's
 
     notebook.theme("JupyterLab Dark")
@@ -404,6 +404,16 @@ def test_a_lab_is_leafed_through_by_keys_and_a_row_opens_in_the_stepper(jupyterl
     assert hostile.locator("img").count() == 0
     assert "\\u202egnp.exe" in hostile.locator(".ee-belongs").inner_text()
     assert desk.evaluate("window.bad") is None
+    _say_that_no_kernel_answers(notebook, root)
+
+
+def _say_that_no_kernel_answers(notebook: Notebook, explorer: Locator) -> None:
+    notebook.call("await nb.sessionContext.shutdown()")
+    explorer.get_by_role("searchbox").fill("ord-4712")
+    for _ in range(2):  # and again, if it is asked again
+        explorer.get_by_role("button", name="Show").click()
+        explorer.get_by_text("the kernel is gone").wait_for()
+        assert explorer.get_attribute("aria-busy") is None
     notebook.close()
 
 

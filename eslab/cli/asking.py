@@ -5,12 +5,22 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from eslab.cli.command import Command, fold_options, json_option, lab_argument, one_aggregate, open_lab, until_option
+from eslab.cli.command import (
+    Command,
+    cut_options,
+    fold_options,
+    json_option,
+    lab_argument,
+    moment_options,
+    one_aggregate,
+    one_moment,
+    open_lab,
+)
 from eslab.cli.loading import load_projection
 from eslab.cli.output import Out, cell, embedded, note, rows_of, to_json
 
@@ -18,10 +28,13 @@ if TYPE_CHECKING:
     from eslab.blaming import Causes
     from eslab.history import History
     from eslab.lab import Lab
-    from eslab.model import Change, Event
+    from eslab.model import Change, Cut, Event
     from eslab.steps import Step
 
-__all__ = ["at", "blame", "caused", "diff", "find", "history", "sided"]
+__all__ = [
+    "at", "blame", "caused", "diff", "find", "history", "moment_of", "note_partial", "open_history", "open_known", "show_causes", "sided", "the_moment",
+    "told_event", "told_moment",
+]  # fmt: skip
 
 
 @click.command(cls=Command)
@@ -43,7 +56,7 @@ def find(ctx: click.Context, folder: str, anything: str, tz: str | None, *, whol
         ctx.obj.table(list(frame.columns), frame.itertuples(index=False))
         for sentence in found.notes:
             ctx.obj.line(sentence)
-        ctx.obj.again("find", folder, anything, whole="" if whole else None, tz=tz)
+        ctx.obj.again(found.again)
     if not len(found):
         note(repr(found))
         ctx.exit(1)
@@ -54,18 +67,15 @@ def find(ctx: click.Context, folder: str, anything: str, tz: str | None, *, whol
 
 @click.command(cls=Command)
 @one_aggregate
-@until_option
-@click.option("--bookmark", metavar="NAME", help="Until this bookmark.")
+@moment_options
 @click.option("--watch", multiple=True, metavar="PATH", help="Show this value over time instead, where it changes; repeat it for more.")
 @fold_options
 @click.pass_obj
-def history(out: Out, /, *, at: str | None, bookmark: str | None, watch: tuple[str, ...], as_json: bool, **asked: Any) -> None:
+def history(out: Out, /, *, watch: tuple[str, ...], as_json: bool, **asked: Any) -> None:
     """Show what happened to one aggregate, step by step."""
     from eslab.model import MISSING
 
-    if at is not None and bookmark is not None and asked["clock"] == "recorded":
-        raise click.UsageError("name one moment: --at or --bookmark; both with --clock happened")
-    lab, found = open_history(**asked, at=at, bookmark=bookmark)
+    lab, found = open_history(**asked)
     if as_json:
         note_partial(found.partial)
         rows = rows_of((found.watch(*watch) if watch else found.df()).reset_index())
@@ -77,7 +87,7 @@ def history(out: Out, /, *, at: str | None, bookmark: str | None, watch: tuple[s
         out.table(list(seen.columns), (["—" if one is MISSING else one for one in row] for row in seen.itertuples(index=False)))
     else:
         out.table(["version", "event", "recorded", "id", "changes", "marks"], (_step(lab, step) for step in found))
-    again(out, "history", asked, at=at and word(lab.moment(at)), bookmark=bookmark, watch=watch or None)
+    out.again(found.shell.line("history", at=found.until, watch=watch))
 
 
 @click.command(cls=Command)
@@ -85,8 +95,7 @@ def history(out: Out, /, *, at: str | None, bookmark: str | None, watch: tuple[s
 @click.argument("moment", required=False)
 @click.option("--version", type=click.IntRange(min=0), help="After so many steps; 0 is before the first.")
 @click.option("--event", metavar="ID", help="After everything up to and with this event.")
-@click.option("--cut", metavar="JSON", help="Up to a cut, as --json prints it.")
-@click.option("--bookmark", metavar="NAME", help="Up to a bookmark.")
+@cut_options
 @fold_options
 @click.pass_obj
 def at(
@@ -96,27 +105,17 @@ def at(
     moment: str | None,
     version: int | None,
     event: str | None,
-    cut: str | None,
-    bookmark: str | None,
     as_json: bool,
     **asked: Any,
 ) -> None:
     """Show one aggregate as it was at a moment.
 
-    MOMENT is a time (inclusive) or a version like v3; without one, all that is captured counts.
+    MOMENT is a time (inclusive) or a version like v3; without one, all that is captured counts, or that a cut holds.
     """
-    from eslab.model import Cut
-
-    if sum(one is not None for one in (moment, version, event, cut, bookmark)) > 1:
-        raise click.UsageError("name one moment: MOMENT, --version, --event, --cut or --bookmark")
+    if sum(one is not None for one in (moment, version, event)) > 1:
+        raise click.UsageError("name one moment: MOMENT, --version or --event")
     lab, found = open_history(**asked)
-    if moment is not None:
-        told = moment_of(lab, moment)
-        state, words = found.at(told), [word(told)]
-    else:
-        told_cut = lab.cut(bookmark=bookmark) if bookmark is not None else None if cut is None else Cut.from_json(cut)
-        state = found.at(version=version, event_id=event, cut=told_cut)
-        words = [word(state.version)] if event is None and told_cut is None else []
+    state = found.at(None if moment is None else moment_of(lab, moment), version=version, event_id=event)
     last = told_event(lab, state.event)
     if as_json:
         note_partial(state.partial)
@@ -137,13 +136,14 @@ def at(
     if last:
         out.line(f"after {last['event_type']} {last['event_id']}, recorded {cell(last['recorded_at'])}, at {last['at']}")
     out.table(["field", "value"], state.value.items() if isinstance(state.value, dict) else [["", state.value]])
-    again(out, "at", asked, *words, event=event, cut=cut, bookmark=bookmark)
+    out.again(state.again)
 
 
 @click.command(cls=Command)
 @one_aggregate
 @click.argument("before")
 @click.argument("after")
+@cut_options
 @fold_options
 @click.pass_obj
 def diff(out: Out, /, *, before: str, after: str, as_json: bool, **asked: Any) -> None:
@@ -168,13 +168,14 @@ def diff(out: Out, /, *, before: str, after: str, as_json: bool, **asked: Any) -
         out.table(["path", "before", "after"], shown)
     else:
         out.line("no changes")
-    again(out, "diff", asked, *map(word, sides))
+    out.again(changes.again)
 
 
 @click.command(cls=Command)
 @one_aggregate
 @click.argument("path", required=False)
 @click.option("--at", metavar="MOMENT", help="As it was at a time (inclusive) or a version like v3. Default: all that is captured.")
+@cut_options
 @fold_options
 @click.pass_obj
 def blame(out: Out, /, *, path: str | None, at: str | None, as_json: bool, **asked: Any) -> None:
@@ -182,18 +183,17 @@ def blame(out: Out, /, *, path: str | None, at: str | None, as_json: bool, **ask
 
     PATH is one like status or items[0].price; without one, the last change of every value is shown.
     """
-    lab, found = open_history(**asked)
-    moment = None if at is None else moment_of(lab, at)
-    causes = found.blame(path, at=moment)
+    _, found, version = open_known(at, **asked)
+    causes = found.blame(path, at=version)
     if as_json:
         note_partial(found.partial)
         out.json(caused(causes))
         return
     if path is not None:
-        for sentence in found.explain(path, at=moment).sentences:
+        for sentence in found.explain(path, at=version).sentences:
             out.line(sentence)
     show_causes(out, causes)
-    again(out, "blame", asked, *([] if path is None else [path]), at=None if moment is None else word(moment))
+    out.again(causes.again)
 
 
 def show_causes(out: Out, causes: Causes) -> None:
@@ -222,10 +222,6 @@ def moment_of(lab: Lab, told: str) -> int | dt.datetime:
     return int(version[1]) if version else lab.moment(told)
 
 
-def word(moment: int | dt.datetime) -> str:
-    return f"v{moment}" if isinstance(moment, int) else moment.isoformat()
-
-
 def open_history(
     *,
     folder: str,
@@ -238,9 +234,17 @@ def open_history(
     bookmark: str | None = None,
     cut: str | None = None,
 ) -> tuple[Lab, History]:
+    one_moment(at, bookmark, cut, clock)
     lab = open_lab(folder, tz)
     told = told_moment(lab, at, bookmark, cut)
     return lab, lab.history(aggregate, aggregate_id, projection=load_projection(projection), clock=clock, **told)
+
+
+def open_known(at: str | None, **asked: Any) -> tuple[Lab, History, int | None]:
+    """A history as it was known at a moment: until a time, or the whole of it and the version that is meant."""
+    version = None if at is None else re.fullmatch(r"v?(\d+)", at)
+    lab, found = open_history(**asked, at=None if version else at)
+    return lab, found, None if version is None else int(version[1])
 
 
 def told_moment(lab: Lab, at: str | None, bookmark: str | None, cut: str | None) -> dict[str, Any]:
@@ -251,19 +255,12 @@ def told_moment(lab: Lab, at: str | None, bookmark: str | None, cut: str | None)
     return {"at": None if at is None else lab.moment(at), "cut": told}
 
 
-def again(out: Out, command: str, asked: Mapping[str, Any], *words: str, **options: str | Sequence[str] | None) -> None:
-    clock = asked["clock"] if asked["clock"] != "recorded" else None
-    out.again(
-        command,
-        asked["folder"],
-        asked["aggregate"],
-        asked["aggregate_id"],
-        *words,
-        **options,
-        projection=asked["projection"],
-        clock=clock,
-        tz=asked["tz"],
-    )
+def the_moment(lab: Lab, at: str | None, bookmark: str | None, cut: str | None) -> dt.datetime | Cut | None:
+    """The one moment that options name."""
+    one_moment(at, bookmark, cut, "recorded")
+    told = told_moment(lab, at, bookmark, cut)
+    found: dt.datetime | Cut | None = told["at"] or told["cut"]
+    return found
 
 
 def note_partial(partial: str) -> None:

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "clock_option",
+    "cut_options",
     "fold_options",
     "json_option",
     "lab_argument",
     "main",
+    "moment_options",
     "one_aggregate",
     "one_moment",
     "open_lab",
@@ -105,6 +107,11 @@ tz_option = click.option(
 lab_argument = options(click.argument("folder", metavar="LAB"), tz_option)
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; see eslab --help.")
 until_option = click.option("--at", metavar="TIME", help="Until this moment, inclusive. Default: all that is captured.")
+cut_options = options(
+    click.option("--bookmark", metavar="NAME", help="Until this bookmark."),
+    click.option("--cut", metavar="JSON", help="Until a cut, as --json prints it."),
+)
+moment_options = options(until_option, cut_options)
 clock_option = click.option(
     "--clock", type=click.Choice(["recorded", "happened"]), default="recorded", help="Whose time: the log's (default), or the payload's."
 )

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eslab.cli.command import Command, clock_option, json_option, lab_argument, open_lab, until_option
+from eslab.cli.asking import told_moment
+from eslab.cli.command import Command, clock_option, json_option, lab_argument, moment_options, one_moment, open_lab
 from eslab.cli.loading import load_projection
 from eslab.cli.output import rows_of
 
@@ -25,7 +26,7 @@ __all__ = ["compare"]
 @click.argument("aggregate")
 @click.option("--left", metavar="FILE.PY:NAME", help="The one projection. Default: the one that merges the fields of data. Runs the file.")
 @click.option("--right", metavar="FILE.PY:NAME", help="The other one; the same default.")
-@until_option
+@moment_options
 @click.option("--key", "keys", multiple=True, metavar="ID", help="Only this aggregate; repeat it for more.")
 @click.option("--ended", is_flag=True, help="Compare those that a tombstone ended, too.")
 @clock_option
@@ -39,6 +40,8 @@ def compare(
     left: str | None,
     right: str | None,
     at: str | None,
+    bookmark: str | None,
+    cut: str | None,
     keys: tuple[str, ...],
     ended: bool,
     clock: str,
@@ -58,8 +61,10 @@ def compare(
     for side in sides:
         if not isinstance(side, str) and side.aggregate != aggregate:
             raise ProjectionError(f"projection {side.name!r} folds {side.aggregate!r}, not {aggregate!r}")
-    until = None if at is None else lab.moment(at)
-    found = lab.compare(*sides, at=until, keys=list(keys) or None, ended=ended, clock=clock, progress=sys.stderr.isatty())
+    one_moment(at, bookmark, cut, clock)
+    found = lab.compare(
+        *sides, **told_moment(lab, at, bookmark, cut), keys=list(keys) or None, ended=ended, clock=clock, progress=sys.stderr.isatty()
+    )
     if as_json:
         counts = {**found.counts, "healed": len(found.healed), "ended": found.ended}
         ctx.obj.json(
@@ -69,18 +74,7 @@ def compare(
         ctx.obj.line(repr(found).strip("<>"))
         if len(found):
             ctx.obj.table([aggregate, "group", "paths", "version", "event", "id", "recorded"], _rows(found, lab.tz or dt.UTC))
-        ctx.obj.again(
-            "compare",
-            folder,
-            aggregate,
-            left=left,
-            right=right,
-            at=until and until.isoformat(),
-            key=keys or None,
-            ended="" if ended else None,
-            clock=clock if clock != "recorded" else None,
-            tz=tz,
-        )
+        ctx.obj.again(found.again)
     ctx.exit(1 if len(found) else 0)
 
 

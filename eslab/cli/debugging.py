@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from eslab.cli.asking import again, caused, moment_of, note_partial, open_history, show_causes, sided, told_event, word
-from eslab.cli.command import Command, fold_options, one_aggregate, options
+from eslab.cli.asking import caused, moment_of, note_partial, open_history, open_known, show_causes, sided, told_event
+from eslab.cli.command import Command, cut_options, fold_options, moment_options, one_aggregate, options
 from eslab.cli.loading import load_function
 from eslab.cli.output import Out, cell, note
 
@@ -28,6 +28,7 @@ _stops = options(
 
 @click.command(cls=Command)
 @one_aggregate
+@moment_options
 @fold_options
 @click.pass_obj
 def changes(out: Out, /, *, as_json: bool, **asked: Any) -> None:
@@ -39,13 +40,14 @@ def changes(out: Out, /, *, as_json: bool, **asked: Any) -> None:
         out.json(caused(causes))
         return
     show_causes(out, causes)
-    again(out, "changes", asked)
+    out.again(causes.again)
 
 
 @click.command(cls=Command)
 @one_aggregate
 @click.argument("path")
 @click.option("--at", metavar="MOMENT", help="As it was at a time (inclusive) or a version like v3. Default: all that is captured.")
+@cut_options
 @fold_options
 @click.pass_obj
 def explain(out: Out, /, *, path: str, at: str | None, as_json: bool, **asked: Any) -> None:
@@ -53,9 +55,8 @@ def explain(out: Out, /, *, path: str, at: str | None, as_json: bool, **asked: A
 
     PATH is one like status or items[0].price.
     """
-    lab, found = open_history(**asked)
-    moment = None if at is None else moment_of(lab, at)
-    told = found.explain(path, at=moment)
+    lab, found, version = open_known(at, **asked)
+    told = found.explain(path, at=version)
     if as_json:
         note_partial(found.partial)
         events = [{"version": one.version, "handler": one.handler, **told_event(lab, one.event)} for one in told.causes]
@@ -63,13 +64,14 @@ def explain(out: Out, /, *, path: str, at: str | None, as_json: bool, **asked: A
         return
     for sentence in told.sentences:
         out.line(sentence)
-    again(out, "explain", asked, path, at=None if moment is None else word(moment))
+    out.again(told.again)
 
 
 @click.command(cls=Command, name="run-until")
 @one_aggregate
 @_stops
 @click.option("--after", metavar="MOMENT", help="Begin behind a time or a version like v3. Default: the beginning.")
+@cut_options
 @fold_options
 @click.pass_context
 def run_until(ctx: click.Context, /, *, after: str | None, **asked: Any) -> None:
@@ -84,6 +86,7 @@ def run_until(ctx: click.Context, /, *, after: str | None, **asked: Any) -> None
 @one_aggregate
 @_stops
 @click.option("--before", metavar="MOMENT", help="Only steps before the one at a time or a version like v3. Default: all.")
+@cut_options
 @fold_options
 @click.pass_context
 def run_back_until(ctx: click.Context, /, *, before: str | None, **asked: Any) -> None:
@@ -108,8 +111,9 @@ def _run(ctx: click.Context, command: str, told: dict[str, Any], **bound: str | 
         ctx.obj.json(None if step is None else _document(lab, step))
     elif step is not None:
         _show(ctx.obj, lab, step)
-        words = {name: word(moment) for name, moment in moments.items()}
-        again(ctx.obj, command, told, type=event_type, when=when, changed=changed, failed="" if failed else None, **words)
+        words = {name: f"v{moment}" if isinstance(moment, int) else moment.isoformat() for name, moment in moments.items()}
+        options = {"type": event_type, "when": when, "changed": changed, "failed": "" if failed else None}
+        ctx.obj.again(found.shell.line(command, **options, **words))
     if step is None:
         where = "".join(f" {name} {moment}" for name, moment in bound.items() if moment is not None)
         note(f"{found.aggregate} {found.aggregate_id} has no such step{where}; it has {len(found):,} steps")

@@ -25,7 +25,7 @@ def duplicates(out: Out, *, folder: str, tz: str | None, as_json: bool) -> None:
     One row for each occurrence after the first; `equal` tells whether its payload is the same. Topics of dead letters do not count.
     """
     found = open_lab(folder, tz).duplicates()
-    _show(out, "duplicates", folder, tz, found, found.df(), as_json=as_json)
+    _show(out, found, found.df(), as_json=as_json)
 
 
 @click.command(cls=Command, name="dead-letters")
@@ -39,10 +39,10 @@ def dead_letters(out: Out, *, folder: str, tz: str | None, as_json: bool) -> Non
     cause; redelivered if the event itself was recorded again after it; else lost, as far as is captured.
     """
     found = open_lab(folder, tz).dead_letters()
-    _show(out, "dead-letters", folder, tz, found, found.df(), as_json=as_json)
+    _show(out, found, found.df(), as_json=as_json)
 
 
-def _show(out: Out, command: str, folder: str, tz: str | None, found: Any, frame: pd.DataFrame, *, as_json: bool) -> None:
+def _show(out: Out, found: Any, frame: pd.DataFrame, *, as_json: bool) -> None:
     """What was found, its timedeltas in seconds."""
     lengths = [name for name in frame.columns if name.endswith("after")]
     frame = frame.assign(**{name: frame[name].dt.total_seconds() for name in lengths}).rename(
@@ -55,4 +55,4 @@ def _show(out: Out, command: str, folder: str, tz: str | None, found: Any, frame
     out.line(repr(found).strip("<>"))
     if len(found):
         out.table(list(frame.columns), (["" if value is None else value for value in row] for row in frame.itertuples(index=False)))
-    out.again(command, folder, tz=tz)
+    out.again(found.again)

@@ -47,7 +47,7 @@ def events(out: Out, /, *, folder: str, tz: str | None, after: str | None, limit
     )
     if more:
         out.line(more)
-    out.again("events", folder, **page.options)
+    out.again(page.again)
 
 
 def _told(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from eslab.projection import Projection, SqlProjection
 
 __all__ = ["load_function", "load_invariants", "load_projection"]
+
+_RUNS = itertools.count()
 
 
 @overload
@@ -75,7 +78,9 @@ def _run(told: str, option: str) -> tuple[str, str, dict[str, Any]]:
     path = Path(file).absolute()
     if not name or not path.is_file():
         raise ProjectionError(f"{option} {told}: " + (f"there is no file {file}" if file and name else "write it as file.py:name"))
-    loader = SourceFileLoader("eslab_projection", str(path))
+    loader = SourceFileLoader(
+        f"eslab_projection_{next(_RUNS)}", str(path)
+    )  # another name each time: what an earlier run made stays to be found
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None
     module = sys.modules[loader.name] = module_from_spec(spec)

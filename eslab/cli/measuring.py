@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eslab.again import again
 from eslab.cli.command import Command, json_option, lab_argument, open_lab, options
 from eslab.cli.output import Out, note, rows_of
 
@@ -53,7 +54,7 @@ def throughput(
         return
     _faced(out, repr(found))
     out.table(table.column_names, (list(row.values()) for row in table.to_pylist()))
-    out.again("throughput", folder, *topics, every=str(found.every), **_words(within), tz=tz)
+    out.again(found.again)
 
 
 @click.command(cls=Command)
@@ -88,10 +89,11 @@ def lag(
         return
     within = _within(lab, start, stop)
     found = lab.lag(group, topics=list(topics) or None, every=every, **within)
+    line = found.again
     if at is not None:
-        moment = lab.moment(at)
-        _show(out, found.at(moment), as_json=as_json)
-        at = moment.isoformat()
+        standing = found.at(lab.moment(at))
+        line = standing.again
+        _show(out, standing, as_json=as_json)
     elif every is not None:
         if as_json:
             out.json_rows(found.arrow().to_pylist())
@@ -102,7 +104,7 @@ def lag(
     else:
         _overview(out, found, as_json=as_json)
     if not as_json:
-        out.again("lag", folder, group, at=at, topic=topics, every=every, **_words(within), tz=tz)
+        out.again(line)
 
 
 def _groups(out: Out, lab: Lab, folder: str, tz: str | None, *, as_json: bool) -> None:
@@ -111,7 +113,7 @@ def _groups(out: Out, lab: Lab, folder: str, tz: str | None, *, as_json: bool) -
         out.json_rows(rows_of(frame))
         return
     out.table(list(frame.columns), frame.itertuples(index=False))
-    out.again("lag", folder, tz=tz)
+    out.again(again("lag", folder, tz=tz))
 
 
 def _show(out: Out, standing: Any, *, as_json: bool) -> None:
@@ -155,7 +157,3 @@ def _notes(notes: tuple[str, ...]) -> None:
 
 def _within(lab: Lab, start: str | None, stop: str | None) -> dict[str, dt.datetime | None]:
     return {name: None if told is None else lab.moment(told) for name, told in (("start", start), ("stop", stop))}
-
-
-def _words(within: dict[str, dt.datetime | None]) -> dict[str, str | None]:
-    return {name: None if moment is None else moment.isoformat() for name, moment in within.items()}

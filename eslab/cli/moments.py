@@ -83,4 +83,4 @@ def late(out: Out, *, folder: str, least: str, topic: str | None, tz: str | None
         return
     out.line(repr(found).strip("<>"))
     out.table(list(frame.columns), frame.itertuples(index=False))
-    out.again("late", folder, min=least, topic=topic, tz=tz)
+    out.again(found.again)

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
-from eslab.again import Option, again
-
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
@@ -74,9 +72,9 @@ class Out:
             glue = b","
         self._write(b"[]\n" if glue == b"[" else b"]\n")
 
-    def again(self, command: str, *words: str | Sequence[str], **options: Option) -> None:
+    def again(self, line: str) -> None:
         """The command that shows the same again, for the ticket."""
-        self.line(again(command, *words, **options), style="dim")
+        self.line(line, style="dim")
 
     def _draw(self, what: Text | Table, *, soft_wrap: bool = False) -> None:
         with self._console.capture() as captured:

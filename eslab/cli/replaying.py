@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eslab.cli.command import Command, clock_option, json_option, lab_argument, one_moment, open_lab, until_option
+from eslab.cli.asking import the_moment, told_moment
+from eslab.cli.command import Command, clock_option, json_option, lab_argument, moment_options, one_moment, open_lab
 from eslab.cli.loading import load_function, load_invariants, load_projection
 from eslab.cli.output import Out, embedded, note, rows_of
 
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "first", "replay"]
 
+_keys = click.option("--key", "keys", multiple=True, metavar="ID", help="Only this key; repeat it for more.")
+
 
 @click.command(cls=Command)
 @lab_argument
 @click.argument("aggregate", required=False)
 @click.option("--projection", metavar="FILE.PY:NAME", help="What to fold. Default: merge the fields of data. Runs the file.")
-@click.option("--at", metavar="TIME", help="Until this moment, inclusive. Default: all that is captured.")
-@click.option("--bookmark", metavar="NAME", help="Until this bookmark.")
-@click.option("--cut", metavar="JSON", help="Until a cut, as --json prints it.")
-@click.option("--key", "keys", multiple=True, metavar="ID", help="Only this key; repeat it for more.")
+@moment_options
+@_keys
 @click.option("--ended", is_flag=True, help="Keep those that a tombstone ended, too.")
 @click.option("--strict", is_flag=True, help="A handler that changes the state it was given fails its key.")
 @clock_option
@@ -54,43 +55,26 @@ def replay(
 
     Folds a projection, or for AGGREGATE the one that merges the fields of data. Exits with 1 if a handler failed any key: the others stand.
     """
-    from eslab.model import Cut
     from eslab.projection import SqlProjection
 
     if (aggregate is None) is (projection is None):
         raise click.UsageError("give an AGGREGATE, or --projection FILE.PY:NAME")
     one_moment(at, bookmark, cut, clock)
     lab = open_lab(folder, tz)
-    until = None if at is None else lab.moment(at)
-    told_cut = Cut.from_json(cut) if cut is not None else None if bookmark is None else lab.cut(bookmark=bookmark)
+    told = told_moment(lab, at, bookmark, cut)
     chosen = load_projection(projection, queries=True) or aggregate
     shown = sys.stderr.isatty()
     answer: World | SqlWorld
     if isinstance(chosen, SqlProjection):
         if keys or ended or strict:
             raise click.UsageError("a SQL projection has no keys and no handlers: drop --key, --ended and --strict")
-        answer = lab.replay(chosen, at=until, clock=clock, cut=told_cut, progress=shown)
+        answer = lab.replay(chosen, **told, clock=clock, progress=shown)
     else:
         assert chosen is not None
-        answer = lab.replay(
-            chosen, at=until, keys=list(keys) or None, ended=ended, strict=strict, clock=clock, cut=told_cut, progress=shown
-        )
+        answer = lab.replay(chosen, **told, keys=list(keys) or None, ended=ended, strict=strict, clock=clock, progress=shown)
     (_show_json if as_json else _show)(ctx.obj, answer)
     if not as_json:
-        ctx.obj.again(
-            "replay",
-            folder,
-            *([aggregate] if aggregate else []),
-            projection=projection,
-            at=until and until.isoformat(),
-            bookmark=bookmark,
-            cut=cut,
-            key=keys or None,
-            ended="" if ended else None,
-            strict="" if strict else None,
-            clock=clock if clock != "recorded" else None,
-            tz=tz,
-        )
+        ctx.obj.again(answer.again)
     ctx.exit(1 if getattr(answer, "failed", ()) else 0)
 
 
@@ -142,7 +126,8 @@ def _states(world: World) -> Iterator[dict[str, Any]]:
     "--when", required=True, metavar="FILE.PY:NAME", help="A function that takes a key's state and says whether it is so. Runs the file."
 )
 @click.option("--projection", metavar="FILE.PY:NAME", help="What to fold. Default: merge the fields of data. Runs the file.")
-@click.option("--at", metavar="TIME", help="Until this moment, inclusive. Default: all that is captured.")
+@moment_options
+@_keys
 @json_option
 @click.pass_context
 def first(
@@ -153,6 +138,9 @@ def first(
     when: str,
     projection: str | None,
     at: str | None,
+    bookmark: str | None,
+    cut: str | None,
+    keys: tuple[str, ...],
     tz: str | None,
     as_json: bool,
 ) -> None:
@@ -163,18 +151,17 @@ def first(
     if (aggregate is None) is (projection is None):
         raise click.UsageError("give an AGGREGATE, or --projection FILE.PY:NAME")
     lab = open_lab(folder, tz)
-    until = None if at is None else lab.moment(at)
+    until = the_moment(lab, at, bookmark, cut)
     chosen = load_projection(projection) or aggregate
     assert chosen is not None
-    found = lab.first(chosen, load_function(when, "--when"), at=until, progress=sys.stderr.isatty())
+    found = lab.first(chosen, load_function(when, "--when"), at=until, keys=list(keys) or None, progress=sys.stderr.isatty())
     if as_json:
         ctx.obj.json([{**row, "state": embedded(row["state"])} for row in found.arrow().to_pylist()])
     else:
         ctx.obj.line(repr(found).strip("<>"))
         if len(found):
             ctx.obj.table(found.arrow().column_names, (list(row.values()) for row in found.arrow().to_pylist()))
-        words = [aggregate] if aggregate else []
-        ctx.obj.again("first", folder, *words, when=when, projection=projection, at=until and until.isoformat(), tz=tz)
+        ctx.obj.again(found.again)
     ctx.exit(0 if len(found) else 1)
 
 
@@ -188,22 +175,32 @@ def first(
     metavar="FILE.PY:NAME",
     help="An eslab.Invariant; repeat it for more. Runs the file.",
 )
-@until_option
+@moment_options
 @json_option
 @click.pass_context
-def check(ctx: click.Context, *, folder: str, named: tuple[str, ...], at: str | None, tz: str | None, as_json: bool) -> None:
+def check(
+    ctx: click.Context,
+    *,
+    folder: str,
+    named: tuple[str, ...],
+    at: str | None,
+    bookmark: str | None,
+    cut: str | None,
+    tz: str | None,
+    as_json: bool,
+) -> None:
     """Show which keys break an invariant, since when, and after which event.
 
     Exits with 1 if any does, or if a handler failed any key.
     """
     lab = open_lab(folder, tz)
-    until = None if at is None else lab.moment(at)
+    until = the_moment(lab, at, bookmark, cut)
     found = lab.check(*load_invariants(named, "--invariant"), at=until, progress=sys.stderr.isatty())
     if as_json:
         ctx.obj.json([_told(one) for one in found.values()])
     else:
         _list(ctx.obj, found)
-        ctx.obj.again("check", folder, invariant=named, at=until and until.isoformat(), tz=tz)
+        ctx.obj.again(found.again)
     ctx.exit(0 if found.ok else 1)
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import click
 
 from eslab.cli.asking import note_partial, open_history, sided, told_event, told_moment
-from eslab.cli.command import Command, fold_options, one_moment, open_lab, options, until_option
+from eslab.cli.command import Command, fold_options, moment_options, one_moment, open_lab, options
 from eslab.cli.loading import load_projection
-from eslab.cli.output import Out, embedded, note, to_json
+from eslab.cli.output import Out, embedded, note
 
 if TYPE_CHECKING:
     from eslab.lab import Lab
@@ -112,9 +112,7 @@ def _verb(*told: Any, **more: Any) -> Any:
     _verb("--later", metavar="LENGTH", help="... or so much later: 30s, 5m."),
     _verb("--delay", nargs=2, metavar="EVENT LENGTH", help="Let it come so much later: --delay evt-8 5m."),
 )
-@until_option
-@click.option("--bookmark", metavar="NAME", help="Until this bookmark.")
-@click.option("--cut", metavar="JSON", help="Until a cut, as --json prints it.")
+@moment_options
 @click.option("--ended", is_flag=True, help="Of a world, keep those that a tombstone ended, too.")
 @fold_options
 @click.pass_obj
@@ -138,34 +136,29 @@ def what_if(
     moment, bookmark, cut = asked["at"], asked["bookmark"], asked["cut"]
     one_moment(moment, bookmark, cut, asked["clock"])
     payloads = [_payload(words[0]) if verb == "insert" else None for verb, words, _ in changes]
-    words = [one for one in (aggregate, aggregate_id) if one is not None]
     if aggregate is not None and aggregate_id is not None:
         lab, found = open_history(aggregate=aggregate, aggregate_id=aggregate_id, **asked)
-        then, parts = _changed(lab, lab.what_if(found), changes, payloads)
-        _show_history(out, lab, then.compare(), then.notes, as_json=as_json)
+        then = _changed(lab, lab.what_if(found), changes, payloads)
+        compared = then.compare()
+        _show_history(out, lab, compared, then.notes, as_json=as_json)
     else:
         lab = open_lab(asked["folder"], asked["tz"])
         chosen = load_projection(asked["projection"]) or aggregate
         assert chosen is not None
         world = lab.what_if(chosen, ended=ended, clock=asked["clock"], **told_moment(lab, moment, bookmark, cut))
-        then, parts = _changed(lab, world, changes, payloads)
-        _show_world(out, then.compare(), then.notes, as_json=as_json)
+        then = _changed(lab, world, changes, payloads)
+        compared = then.compare()
+        _show_world(out, compared, then.notes, as_json=as_json)
     if not as_json:
-        told_at = {"at": moment and lab.moment(moment).isoformat(), "bookmark": bookmark, "cut": cut, "ended": "" if ended else None}
-        clock = None if asked["clock"] == "recorded" else asked["clock"]
-        out.again("what-if", asked["folder"], *words, parts, projection=asked["projection"], **told_at, clock=clock, tz=asked["tz"])
+        out.again(compared.again)
 
 
-def _changed(lab: Lab, whatif: Any, changes: Sequence[_Change], payloads: Sequence[Any]) -> tuple[Any, list[str]]:
-    """The what-if with these changes in it, and the words that ask for them again: times with their zone, what stdin held as it is."""
-    parts: list[str] = []
+def _changed(lab: Lab, whatif: Any, changes: Sequence[_Change], payloads: Sequence[Any]) -> Any:
+    """The what-if with these changes in it."""
     for (verb, words, more), payload in zip(changes, payloads, strict=True):
         told = {name: lab.moment(value).isoformat() if name == "to" else value for name, value in more.items()}
         whatif = _with(whatif, verb, words, told, payload)
-        first = to_json(payload).decode() if verb == "insert" and words[0] == "-" else words[0]
-        parts += [f"--{verb}", first, *words[1:]]
-        parts += [part for name, value in told.items() for part in ([f"--{name}"] if name == "effects" else [f"--{name}", value])]
-    return whatif, parts
+    return whatif
 
 
 def _with(whatif: Verbs, verb: str, words: Sequence[str], more: Mapping[str, str], payload: Any) -> Verbs:

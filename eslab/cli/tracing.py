@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from eslab.cli.command import Command, json_option, lab_argument, open_lab, options, until_option
+from eslab.cli.asking import the_moment
+from eslab.cli.command import Command, json_option, lab_argument, moment_options, open_lab, options
 from eslab.cli.output import Out, note, rows_of
 
 __all__ = ["around", "sagas", "trace"]
@@ -42,7 +43,7 @@ def trace(out: Out, *, folder: str, told: str, done: tuple[str, ...], compensate
     out.table(["event", "id", "at", "time", "after", "marks"], found.tree())
     for sentence in found.notes:
         out.line(sentence)
-    out.again("trace", folder, told, done=done or None, compensated=compensated or None, tz=tz)
+    out.again(found.again)
 
 
 @click.command(cls=Command)
@@ -53,7 +54,7 @@ def trace(out: Out, *, folder: str, told: str, done: tuple[str, ...], compensate
 )
 @click.option("--begin", multiple=True, metavar="TYPE", help="Only sagas with such an event; repeat it for more.")
 @click.option("--state", type=click.Choice(["finished", "compensated", "running", "stuck"]), help="Only those in this state.")
-@until_option
+@moment_options
 @json_option
 @click.pass_obj
 def sagas(
@@ -66,6 +67,8 @@ def sagas(
     begin: tuple[str, ...],
     state: str | None,
     at: str | None,
+    bookmark: str | None,
+    cut: str | None,
     tz: str | None,
     as_json: bool,
 ) -> None:
@@ -74,7 +77,7 @@ def sagas(
     Those to which nothing came for the longest time stand first.
     """
     lab = open_lab(folder, tz)
-    until = None if at is None else lab.moment(at)
+    until = the_moment(lab, at, bookmark, cut)
     whole = lab.sagas(done=done or None, compensated=compensated, stuck_after=stuck_after, begin=begin, at=until)
     found = whole if state is None else getattr(whole, state)
     frame = found.df().reset_index()
@@ -88,17 +91,7 @@ def sagas(
     for sentence in whole.notes:
         out.line(sentence)
     out.table(list(frame.columns), frame.itertuples(index=False))
-    out.again(
-        "sagas",
-        folder,
-        done=done or None,
-        compensated=compensated or None,
-        stuck_after=stuck_after,
-        begin=begin or None,
-        state=state,
-        at=None if until is None else until.isoformat(),
-        tz=tz,
-    )
+    out.again(found.again)
 
 
 @click.command(cls=Command)
@@ -128,7 +121,7 @@ def around(out: Out, *, folder: str, moment: str | None, event: str | None, befo
     out.line(found.said)
     columns = ["order_at", "since_s", "kind", "event_type", "event_id", "at", "key", "source"]
     out.table(columns, frame[columns].itertuples(index=False))
-    out.again("around", folder, *([] if until is None else [until.isoformat()]), event=event, before=before, after=after, tz=tz)
+    out.again(found.again)
 
 
 def _notes(notes: list[str]) -> None:

@@ -69,6 +69,7 @@ class View:
     total: int
     detail: Callable[[str], Detail]
     step: Callable[[str], Any]
+    again: str
 
 
 # --- static ---------------------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ def html(view: View) -> str:
     folded = "".join(_folded(view.detail(key)) for key, _ in keys)
     more = view.total - len(keys)
     left = f"<p>and {more:,} more: <code>.df()</code> has them all, <code>[key]</code> any one</p>" if more > 0 else ""
-    return _groups(view) + folded + left
+    return _groups(view) + folded + left + tables.shell(view.again)
 
 
 def _groups(view: View) -> str:
@@ -192,7 +193,8 @@ def _widget(view: View) -> Any:
     choose()
     left = w.VBox([search, listed, note], layout=w.Layout(flex="0 0 16em"))
     right = w.VBox([shown, button], layout=w.Layout(flex="1 1 0", min_width="0", overflow="auto"))
-    return w.VBox([text(_groups(view)), w.HBox([left, right], layout=w.Layout(grid_gap="1em")), steppers])
+    line = [w.HTML(tables.shell(view.again))] if view.again else []
+    return w.VBox([text(_groups(view)), w.HBox([left, right], layout=w.Layout(grid_gap="1em")), *line, steppers])
 
 
 def side_by_side(names: Sequence[str], steppers: Sequence[Any]) -> Any:

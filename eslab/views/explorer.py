@@ -11,14 +11,19 @@ import anywidget
 import traitlets
 
 from eslab.errors import EslabError
-from eslab.views import tables
 
 __all__ = ["Row", "View", "mimebundle", "widget"]
 
 _HERE: Final = Path(__file__).parent
 _SCRIPT: Final = "\n".join(
     (_HERE / part).read_text(encoding="utf-8")
-    for part in ("stepper_page/text.js", "stepper_page/elements.js", "stepper_page/keys.js", "explorer_page/explorer.js")
+    for part in (
+        "stepper_page/text.js",
+        "stepper_page/elements.js",
+        "stepper_page/keys.js",
+        "stepper_page/shell.js",
+        "explorer_page/explorer.js",
+    )
 )  # one module: a widget's script is one text
 _STYLE: Final = (_HERE / "explorer_page" / "explorer.css").read_text(encoding="utf-8")
 
@@ -41,8 +46,8 @@ class Row(TypedDict):
 class View:
     """What an explorer draws. `asked` are the filters at first: texts by name, and `newest`.
 
-    `answer(asked, after)` gives a page: what is `said` of it, `rows`, `next` (where the next one begins), the `line` of shell, the `search`. `open(aggregate, id, at)` gives a stepper and
-    what its line is at a position. Both raise `EslabError`, whose sentence is shown.
+    `answer(asked, after)` gives a page: what is `said` of it, `rows`, `next` (where the next one begins), the `line` of shell, the `search`. `open(aggregate, id, at)` gives a stepper.
+    Both raise `EslabError`, whose sentence is shown.
     """
 
     name: str
@@ -51,7 +56,7 @@ class View:
     types: Sequence[str]
     asked: Mapping[str, Any]
     answer: Callable[[Mapping[str, Any], str | None], Mapping[str, Any]]
-    open: Callable[[str, str, str], tuple[Any, Callable[[int], str]]]
+    open: Callable[[str, str, str], Any]
 
 
 class Pager(anywidget.AnyWidget):
@@ -82,15 +87,13 @@ def widget(view: View) -> Any:
         aggregate, aggregate_id, at = (str(change.new.get(name)) for name in ("aggregate", "id", "at"))
         told = {"number": change.new.get("number"), "at": at}
         try:
-            stepper, line_at = view.open(aggregate, aggregate_id, at)
+            stepper = view.open(aggregate, aggregate_id, at)
         except Exception as exc:  # noqa: BLE001  see _sentence
             pager._opened = {**told, "problem": _sentence(exc)}  # noqa: SLF001  ours
             return
-        line = w.HTML(tables.shell(line_at(stepper.position)))
-        stepper.observe(lambda moved: setattr(line, "value", tables.shell(line_at(moved.new))), "position")
         for old in below.children:
             old.close()
-        below.children = (line, stepper)
+        below.children = (stepper,)
         pager._opened = {**told, "what": f"{aggregate} {aggregate_id}"}  # noqa: SLF001  ours
 
     pager.observe(ask, "_asked")

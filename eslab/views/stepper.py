@@ -42,6 +42,7 @@ _PARTS: Final = (
     "keeps",
     "player",
     "keys",
+    "shell",
     "view",
 )
 _SCRIPT: Final = "\n".join(
@@ -58,7 +59,8 @@ _KEPT: Final = {"sync": True, "echo_update": False}  # what a busy kernel sends 
 class Steps:
     """What a stepper draws: the steps first (exclusive) to last, written down in `lines`; and what it asks when Python does.
 
-    `state_at` gives the state after so many steps, `position_of` the reverse (it raises for a state of something else), `changes_at` what a step changed.
+    `state_at` gives the state after so many steps, `position_of` the reverse (it raises for a state of something else), `changes_at` what a step changed, `line_at` the line of shell that
+    shows a state again ("" where none does).
     """
 
     name: str
@@ -68,6 +70,7 @@ class Steps:
     state_at: Callable[[int], Any]
     position_of: Callable[[Any], int]
     changes_at: Callable[[int], Sequence[Change]]
+    line_at: Callable[[int], str]
 
 
 Breakpoint = tuple[str, Any]
@@ -217,6 +220,7 @@ def _static(steps: Steps, position: int) -> str:
     return (
         f"<p><strong>{tables.escape(caption)}</strong></p>{notes}{changed}"
         f"<details open><summary>state after step {position:,}</summary>{after}</details><details><summary>steps{more}</summary>{listed}</details>"
+        f"{tables.shell(steps.line_at(position))}"
     )
 
 

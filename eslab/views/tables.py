@@ -58,8 +58,8 @@ def paragraphs(lines: Iterable[str]) -> str:
 
 
 def shell(line: str) -> str:
-    """The line of shell that shows the same again."""
-    return f"<p><code>{escape(line)}</code></p>"
+    """The line of shell that shows the same again; nothing where none does."""
+    return f"<p><code>{escape(line)}</code></p>" if line else ""
 
 
 def duration(seconds: float | None) -> str:

@@ -1,4 +1,4 @@
-// eslab's explorer: filters and a page of records; all that is asked is answered by Python. Stands behind text.js, elements.js and keys.js of stepper_page/.
+// eslab's explorer: filters and a page of records; all that is asked is answered by Python. Stands behind text.js, elements.js, keys.js and shell.js of stepper_page/.
 //
 // What tests may rely on. Roles and names: group "Explorer: <name>"; comboboxes "topic", "aggregate", "event type"; textboxes "id", "from", "until"; searchbox "search"; checkbox
 // "newest first"; buttons "Show", "Clear", "Previous page", "Next page", "Copy"; grid "Records" with rows; two of status (what is shown, in words; what came of the last thing that was asked).
@@ -7,6 +7,8 @@
 const EMPTY = { topic: "", aggregate: "", aggregate_id: "", event_type: "", start: "", stop: "", search: "", newest: false };
 const COLUMNS = ["recorded", "at", "event", "belongs to", "id", "data or problem"];
 const EXPLORER_HELP = [[["↑", "↓"], "a row"], [["Enter"], "open it in the stepper"], [["→", "←"], "what else it belongs to"], [["PgDn", "PgUp"], "next page, previous"], [["/"], "search"]];
+
+const PATIENCE_S = 20; // a search looks through a million records in about a second: what takes so long is for another cell, or for nobody
 
 let explorers = 0;
 
@@ -18,7 +20,7 @@ function marked(text, search) {
 
 function render({ model, el }) {
   const { name, topics, aggregates, types } = model.get("_choices"), listId = `eslab-types-${(explorers += 1)}`;
-  let told = { rows: [] }, focusing = false;
+  let told = { rows: [] }, focusing = false, waiting = null, lost = false; // lost: what was asked last may never be answered
 
   // --- the parts
 
@@ -40,10 +42,10 @@ function render({ model, el }) {
   const next = button("▶", { "aria-label": "Next page", title: "Next page", onclick: () => turn(1) }, "ee-button");
   const body = h("tbody");
   const grid = h("table", { role: "grid", "aria-label": "Records" }, h("thead", {}, h("tr", {}, COLUMNS.map((column) => h("th", { scope: "col" }, column)))), body);
-  const line = h("code", { class: "ee-line" });
+  const again = shellLine("ee", (words) => tell(words));
   const root = h("div", { class: "eslab-explorer", role: "group", tabindex: -1, "aria-label": visible(`Explorer: ${name}`) },
     form, h("div", { class: "ee-bar" }, before, next, said, noted), h("div", { class: "ee-table" }, grid),
-    h("div", { class: "ee-again" }, button("Copy", { title: "copy the line of shell that shows this page again", onclick: copy }, "ee-button"), line),
+    again.box,
     h("div", { class: "ee-help" }, EXPLORER_HELP.map(([keys, words]) => h("span", {}, keys.flatMap((key) => [h("kbd", {}, key), " "]), words))));
 
   // --- what is asked for
@@ -59,23 +61,48 @@ function render({ model, el }) {
 
   function send(trait, value) {
     model.set(trait, { ...value, number: (model.get(trait).number ?? 0) + 1 });
-    try { model.save_changes(); } catch { say("there is no kernel that could answer"); }
+    try { model.save_changes(); } catch { /* the kernel is gone: that is seen where its answer is waited for */ }
+    wait();
   }
 
   function ask(wanted, trail) {
-    say("looking…");
+    tell("looking…");
     root.setAttribute("aria-busy", "true");
     send("_asked", { filters: wanted, trail });
   }
 
-  const say = (words, problem = false) => {
+  const tell = (words, problem = false) => {
     noted.textContent = visible(words);
     noted.classList.toggle("ee-problem", problem);
   };
 
+  /** Look each second whether an answer can still come: say so if there is no kernel any more, or if it takes long. */
+  function wait(seconds = 0) {
+    clearTimeout(waiting);
+    const manager = model.widget_manager; // JupyterLab's has the kernel, and marks what a restart cut off; one that died and came again is known by its silence alone
+    const dead = manager && "kernel" in manager && (manager.kernel ?? { status: "dead" }).status === "dead";
+    if (dead || el.closest(".jupyter-widgets-disconnected")) {
+      answered();
+      lost = true;
+      tell("the kernel is gone, and what is asked for here Python answers: start it, and run the cell again", true);
+      return;
+    }
+    if (seconds === PATIENCE_S) {
+      lost = true;
+      tell(`no answer for ${seconds} seconds: the kernel is busy, or was started anew; then run the cell again`, true);
+    }
+    waiting = setTimeout(() => wait(seconds + 1), 1000);
+  }
+
+  function answered() {
+    clearTimeout(waiting);
+    lost = false;
+    root.removeAttribute("aria-busy");
+  }
+
   function show() {
     const wanted = filters(), last = model.get("_asked");
-    if (JSON.stringify(wanted) !== JSON.stringify({ ...EMPTY, ...last.filters }) || last.trail.length) ask(wanted, []);
+    if (lost || JSON.stringify(wanted) !== JSON.stringify({ ...EMPTY, ...last.filters }) || last.trail.length) ask(wanted, []);
   }
 
   function turn(way) {
@@ -88,25 +115,21 @@ function render({ model, el }) {
 
   function open(at, which = 0) {
     const row = told.rows[at], [aggregate, id] = row.belongs[which] ?? [];
-    if (aggregate === undefined) { say(`${row.at} belongs to no aggregate: there is no history to step through`); return; }
-    say(`opening ${aggregate} ${id}…`);
+    if (aggregate === undefined) { tell(`${row.at} belongs to no aggregate: there is no history to step through`); return; }
+    tell(`opening ${aggregate} ${id}…`);
     send("_open", { aggregate, id, at: row.at });
-  }
-
-  async function copy() {
-    try { await navigator.clipboard.writeText(line.textContent); say("copied"); } catch { root.ownerDocument.getSelection().selectAllChildren(line); say("selected: Ctrl+C copies it"); }
   }
 
   // --- what came of it
 
   function draw() {
     const answer = model.get("_told");
-    root.removeAttribute("aria-busy");
-    say(answer.problem ?? "", Boolean(answer.problem));
+    answered();
+    tell(answer.problem ?? "", Boolean(answer.problem));
     if (answer.problem) return; // the last page stays
     told = answer;
     said.textContent = visible(told.said);
-    line.textContent = told.line;
+    again.show(told.line);
     before.disabled = !model.get("_asked").trail.length;
     next.disabled = !told.next;
     body.replaceChildren(...told.rows.map(drawRow));
@@ -130,7 +153,7 @@ function render({ model, el }) {
   function opened() {
     const { at, what, problem } = model.get("_opened");
     for (const row of body.children) row.toggleAttribute("aria-current", false);
-    if (problem) { say(problem, true); return; }
+    if (problem) { tell(problem, true); return; }
     const here = [...body.children].find((row) => row.dataset.at === at);
     if (!here) return;
     here.setAttribute("aria-current", "true");
@@ -176,13 +199,14 @@ function render({ model, el }) {
 
   const heard = {
     "change:_told": draw,
-    "change:_opened": () => { const what = opened(); if (what) say(`${what} is open in the stepper below`); },
+    "change:_opened": () => { answered(); const what = opened(); if (what) tell(`${what} is open in the stepper below`); },
   };
   el.append(root);
   fill({ ...EMPTY, ...model.get("_asked").filters });
   draw();
   for (const [what, then] of Object.entries(heard)) model.on(what, then);
   return () => {
+    clearTimeout(waiting);
     endKeys();
     for (const [what, then] of Object.entries(heard)) model.off(what, then);
   };

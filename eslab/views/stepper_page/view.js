@@ -3,11 +3,11 @@
 //
 // What tests may rely on. Roles and names: group "Stepper: <name>"; buttons "First", "Back", "Forward", "Last", "Previous stop", "Next stop", "Play" or "Pause",
 // "Show unchanged", "Compare from here" or "Compare with the step before"; slider "Position"; searchbox "Search the events"; comboboxes "Which events", "Speed",
-// "Where to break"; listbox "Events" with options; groups "Event and state", "Event", "State", "What set it" (buttons "Previous change", "Next change", "Watch",
+// "Where to break"; button "Copy"; listbox "Events" with options; groups "Event and state", "Event", "State", "What set it" (buttons "Previous change", "Next change", "Watch",
 // "Break on change", "Close"), "Timeline: ..."; textbox "A path to watch"; status (what was stepped to, in words).
 // Classes: .eslab-stepper (data-position), .es-where, .es-banner, .es-mark (data-mark), .es-problem, .es-chip (data-mark), .es-item (data-position), .es-gutter,
 // .es-found, .es-facts, .es-event, .es-state, .es-node (data-path, as format_path writes it), .es-added, .es-changed, .es-removed, .es-old, .es-new, .es-fold,
-// .es-more, .es-help, .es-lane, .es-tick, .es-flag, .es-cursor, .es-blame, .es-cause (data-position), .es-keeps, .es-fold-of, .es-waits.
+// .es-more, .es-line, .es-help, .es-lane, .es-tick, .es-flag, .es-cursor, .es-blame, .es-cause (data-position), .es-keeps, .es-fold-of, .es-waits.
 
 const NARROW = 700; // pixels; below it the list stands above the rest
 const LEAP = 10; // steps of PageUp and PageDown
@@ -15,7 +15,7 @@ const REST_MS = 300; // Python is told the position once it rests: stepping send
 
 async function render({ model, el }) {
   const book = reader(await unpacked(model.get("_packed")));
-  const { name, projection, first, last, total, marks, notes } = book.header;
+  const { name, projection, first, last, total, marks, notes, line } = book.header;
   let position = -1, base = null, resting = null, scrolled = false; // base: the step that states are compared with, null: the one before each
   let stepsWithBreak = new Set(), marked = new Set();
   const at = () => position;
@@ -61,7 +61,7 @@ async function render({ model, el }) {
   const waits = h("span", { class: "es-waits" });
   speed.value = play.speed();
 
-  const said = h("div", { class: "es-said", role: "status" });
+  const said = h("div", { class: "es-said", role: "status" }), again = shellLine("es", tell);
   // groups, not regions: two steppers side by side would be two landmarks of one name
   const pane = h("div", { class: "es-pane", role: "group", "aria-label": "Event and state", tabindex: 0 }, event.box, state.box);
   const chips = Object.entries(marks).map(([mark, steps]) => button(`${signOf(mark)} ${grouped(steps.length)} ${mark}`,
@@ -72,7 +72,7 @@ async function render({ model, el }) {
     h("div", { class: "es-bar" }, back, runner("Previous stop", "●◀", -1), slider, runner("Next stop", "▶●", 1), forth, playing, speed, h("div", { class: "es-told" }, where, waits)),
     strip.box,
     h("div", { class: "es-main" }, h("div", { class: "es-left" }, find.box, list.box, kept.box), h("div", { class: "es-right" }, pane, blamed.box)),
-    help(), said);
+    line ? again.box : "", help(), said);
 
   // --- one step
 
@@ -100,6 +100,7 @@ async function render({ model, el }) {
     slider.value = to;
     slider.setAttribute("aria-valuetext", spoken);
     said.textContent = spoken;
+    if (line) again.show(line.join(to));
     for (const one of back) one.disabled = to === first;
     for (const one of forth) one.disabled = to === last;
     strip.show(to);

@@ -1,0 +1,48 @@
+"""Where a projection or a function comes from, as the shell takes it: `file.py:name`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from eslab.projection import Projection
+
+__all__ = ["origin"]
+
+
+def origin(thing: Any) -> str | None:
+    """The file that makes this very object, and its name there; a file under the working directory by its way from there.
+
+    None for what a notebook's cell or the script that runs made, or made a handler of, and for what stands in a package, whose files do not run alone.
+    """
+    if any(getattr(one, "__module__", None) == "__main__" for one in _parts(thing)):
+        return None
+    return next((f"{_file(module)}:{name}" for module in _modules() for name, one in list(vars(module).items()) if one is thing), None)
+
+
+def _parts(thing: Any) -> Iterator[Any]:
+    """The functions by which something answers."""
+    if isinstance(thing, Projection):
+        handlers, evolve, _ = thing.rules()
+        yield from (*handlers.values(), evolve)
+    else:
+        yield thing
+        yield from (
+            part for name in ("projection", "predicate") if (found := getattr(thing, name, None)) is not None for part in _parts(found)
+        )
+
+
+def _modules() -> Iterator[ModuleType]:
+    """Those that are one file, which runs alone."""
+    for name, module in list(sys.modules.items()):
+        path = getattr(module, "__file__", None) or ""
+        if "." not in name and name != "__main__" and path.endswith(".py") and not path.endswith("__init__.py"):
+            yield module
+
+
+def _file(module: ModuleType) -> str:
+    path = Path(str(module.__file__)).absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
