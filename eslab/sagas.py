@@ -19,7 +19,7 @@ from eslab.endings import Endings
 from eslab.errors import UnknownId
 from eslab.events import Events
 from eslab.model import Selection
-from eslab.sql import ORDER, literal, marked, rows
+from eslab.sql import ORDER, marked, rows
 from eslab.tracing import Trace
 from eslab.views import tables
 from eslab.wording import Length, many
@@ -221,24 +221,23 @@ def _mark_backwards(con: duckdb.DuckDBPyConnection) -> None:
 
 def _instances(con: duckdb.DuckDBPyConnection, events: Events) -> str:
     """The query of all instances. What is kept of each while its events are gathered is numbers alone: memory is what it costs, and texts are most of that."""
-    ((names, repeated),) = con.execute(
-        "select (select list(distinct event_type order by event_type) from held), (select count(*) from repeats)"
-    ).fetchall()
-    types = [literal(name) for name in names or [""]]
-    mark, kind, time = marked(events, len(types), f"enum_code(event_type::enum({', '.join(types)}))")
+    con.execute(
+        "create temp table kinds as select event_type, row_number() over () - 1 as code from (select distinct event_type from held)"
+    )
+    ((kinds, repeated),) = con.execute("select (select count(*) from kinds), (select count(*) from repeats)").fetchall()
+    mark, kind, time = marked(events, kinds, "code")
     once = " anti join repeats using (topic, partition_id, incarnation, record_offset)" if repeated else ""
-    told = [
-        f"[{', '.join(types)}][{kind.format(name)} + 1] as {name}_type, {time.format(name, name)} as {when}_at"
-        for name, when in (("first", "started"), ("last", "last"), ("ended", "ended"))
-    ]
+    ends = {"first": "started", "last": "last", "ended": "ended"}
+    told = [f"{name}_kind.event_type as {name}_type, {time.format(name, name)} as {when}_at" for name, when in ends.items()]
+    named = [f"left join kinds as {name}_kind on {name}_kind.code = {kind.format(name)}" for name in ends]
     return f"""with steps as (
     select correlation_id, {mark} as mark, list_contains($done::varchar[] || $compensated::varchar[], event_type) as ends, list_contains($begin::varchar[], event_type) as begins
-    from held{once} where {_SAGA}
+    from held{once} left join kinds using (event_type) where {_SAGA}
 ), gathered as (
     select correlation_id, count(*) as steps, min(mark) as first, max(mark) as last, max(mark) filter (ends) as ended, bool_or(begins) as begins
     from steps group by correlation_id
 ), instances as (
-    select *, {", ".join(told)} from gathered
+    select gathered.*, {", ".join(told)} from gathered {" ".join(named)}
 )
 {_INSTANCES}"""
 
