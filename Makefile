@@ -17,7 +17,8 @@ RUN := $(VENV)/bin/python -m
 PIP := $(RUN) pip install --quiet --disable-pip-version-check
 TESTS := $(RUN) pytest -n 3 --dist loadgroup
 DEMO := $(VENV)/bin/eslab demo data/shop $(if $(KAFKA),--kafka $(KAFKA))
-# README.md opens to be read, not as source
+# JupyterLab opens on the map, also where its address is followed by hand; README.md opens to be read, not as source
+MAP := --ServerApp.root_dir=notebooks --LabApp.default_url=/lab/tree/README.md
 READING := JUPYTER_CONFIG_PATH="$(CURDIR)/notebooks/.jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}"
 ROOT_TOO := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -31,7 +32,7 @@ help: ## what there is to make
 
 lab: $(VENV)/lab ## JupyterLab on the demo: the order shop
 	$(DEMO)
-	$(READING) $(RUN) jupyter lab $(ROOT_TOO) notebooks/README.md $(LAB_ARGS)
+	$(READING) $(RUN) jupyter lab $(ROOT_TOO) $(MAP) $(LAB_ARGS)
 
 test: $(VENV)/test ## all tests but the long ones, and those that run notebooks
 	$(TESTS) -m "not torture and not notebook" $(ARGS)

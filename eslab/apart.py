@@ -67,15 +67,25 @@ class WorldChanges(Mapping[str, Changes]):
 
     def _said(self) -> str:
         counted = ", ".join(f"{self.counts[kind]:,} {kind}" for kind in KINDS if self.counts[kind] or kind in ("equal", "changed"))
-        return f"{self.aggregate}, from {self.names[0]} to {self.names[1]}: {counted}"
+        return f"{self.aggregate}: {counted} (before: {self.names[0]}; after: {self.names[1]})"
+
+    def _whole(self, key: str) -> str:
+        """The one state of a key that came or went."""
+        (only,) = self[key]
+        return tables.show(only.before if only.after is MISSING else only.after)
 
     def __repr__(self) -> str:
         return tables.visible(f"<WorldChanges of {self._said()}>")
 
     def _repr_html_(self) -> str:
-        rows = ([key, kind, "; ".join(map(str, changes))] for (key, kind, changes), _ in zip(self._told(), range(SHOWN), strict=False))
+        rows = (
+            [key, kind, "; ".join(map(str, changes)) or self._whole(key)]
+            for (key, kind, changes), _ in zip(self._told(), range(SHOWN), strict=False)
+        )
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
-        return tables.html([self.aggregate, "", "changes"], rows, caption=self._said() + more, empty="nothing differs")
+        return tables.html(
+            [self.aggregate, "kind", "changes, or the state that came or went"], rows, caption=self._said() + more, empty="nothing differs"
+        )
 
 
 def apart(

@@ -44,7 +44,7 @@ def aggregate_macro(macro: str, aggregate: str, source: str, order: str, element
     ), fields as (
         select aggregate_id, key, value::json as value from merged where key not in ('_type', '_version')
         union all select aggregate_id, '_type', to_json(event_type) from keys where newest > 0
-        union all select aggregate_id, '_version', coalesce(to_json(event_version.is), 'null'::json) from keys where newest > 0
+        union all select aggregate_id, '_version', to_json(event_version.is) from keys where newest > 0 and event_version.is is not null
     ), states as (
         select aggregate_id, json_group_object(key, value) as state from fields group by aggregate_id
     )

@@ -92,10 +92,9 @@ class Difference:
         """The history of this key under each of the two, up to where they were compared."""
         return self._histories()
 
-    def step(self, *, height: int | None = None) -> Any:
-        """Both histories side by side in the stepper, at the divergence."""
-        options = {} if height is None else {"height": height}
-        opened = [history.step(at=self._position, **options) for history in self.histories]
+    def step(self, *, height: int = 760) -> Any:
+        """Both histories side by side in the stepper, at the divergence. Each has half the width, so all of it stands in one column; `height` in pixels."""
+        opened = [history.step(at=self._position, height=height) for history in self.histories]
         return drawn.side_by_side(self.names, opened)
 
     @property

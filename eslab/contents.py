@@ -44,8 +44,9 @@ def told_of(life: Life, suspect: Suspect) -> str:
         if suspect.producer_id is not None
         else ""
     )
+    where = f"offset {suspect.start}" if suspect.next - suspect.start == 1 else f"offsets {suspect.start}–{suspect.next - 1}"
     return (
-        f"{topic}[{partition}]: a clock ran up to {suspect.ahead_ms / 60_000:.1f} min ahead at offsets {suspect.start}–{suspect.next - 1}{f' ({whom})' if whom else ''}; "
+        f"{topic}[{partition}]: a clock ran up to {suspect.ahead_ms / 60_000:.3g} min ahead at {where}{f' ({whom})' if whom else ''}; "
         f"{many(suspect.shadowed, 'record')} {'stands' if suspect.shadowed == 1 else 'stand'} in its shadow. To mend it: lab.distrust({by}topic={topic!r}, partition={partition}, offsets=({suspect.start}, {suspect.next}))"
     )
 
@@ -118,7 +119,7 @@ class Info:
         }
         covered = span(self.manifest)
         times = f"{self.clock.show(covered[0])} to {self.clock.show(covered[1])}" if covered else "no times"
-        head = f"<Lab {self.path}: {many(total['records'], 'record')}, {many(total['events'], 'event')}, {many(len(self.manifest.topics), 'topic')}, {times}, {many(self.gaps, 'gap')}, {tables.size(self.bytes)}>"
+        head = f"<Lab {self.path.resolve()}: {many(total['records'], 'record')}, {many(total['events'], 'event')}, {many(len(self.manifest.topics), 'topic')}, {times}, {many(self.gaps, 'gap')}, {tables.size(self.bytes)}>"
         lines = [f"  {topic}: {_told(topic, counts)}" for topic, counts in self.manifest.topics.items()]
         aggregates = ", ".join(self.manifest.aggregates) or "none (name one in lab.toml)"
         return "\n".join([head, *lines, f"  aggregates: {aggregates}", *(f"  suspect clock: {notice}" for notice in self.notices)])

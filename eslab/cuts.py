@@ -233,7 +233,7 @@ def at_group(events: Events, samples: pa.Table, group: str, moment: dt.datetime 
             f"where group {group!r} stood at {clock.show(moment)} is not known; its first offset sample is of {clock.show(first)}"
         )
     when = f"had committed by {clock.show(moment)}" if moment is not None else "is known to have committed"
-    return _without_the_rest(events, offsets, f"what group {group!r} {when}, at least: commits lag the work")
+    return _without_the_rest(events, offsets, f"what group {group!r} {when} (it may have read on)")
 
 
 def _committed(events: Events, samples: pa.Table, moment: dt.datetime) -> list[tuple[Life, int, dt.datetime]]:

@@ -52,8 +52,10 @@ class Endings:
         """What a reader must know of them: that they were learned, that none are known, or that no event is of a type that was named. "" for nothing."""
         if self.learned is not None:
             sure, unsure = ([one for one in self.learned if one.sure is so and one.type not in self.compensated] for so in (True, False))
-            where = "where a sample of sagas ends" if self.sampled else "where sagas end"
-            told = f"learned from {where} here: {_counted(sure)}" if sure else "no type of event is known to end a saga"
+            where = "of a sample" if self.sampled else "of those here"
+            told = (
+                f"what ends a saga, learned from the ends {where}: {_counted(sure)}" if sure else "no type of event is known to end a saga"
+            )
             told += f"; too seldom seen to learn: {_counted(unsure)}" if unsure else ""
             return f"{told}; done=[...] names them"
         strange = sorted(self.all - set(known))

@@ -388,7 +388,7 @@ class History(Sequence[Step]):
 
     @property
     def _unread(self) -> str:
-        return f"{many(self.unread, 'undecodable record')} of no key in range" if self.unread else ""
+        return f"{many(self.unread, 'undecodable record')} without a key in range, which may belong here" if self.unread else ""
 
     def _repr_html_(self) -> str:
         steps = self[: SHOWN // 2] + self[-SHOWN // 2 :] if len(self) > SHOWN else self[:]
@@ -408,6 +408,7 @@ class History(Sequence[Step]):
             rows,
             caption=f"{self._name}: {self._said()}{more}",
             empty="no steps",
+            rare={"marks"},
         ) + tables.shell(self.again)
 
     def _position_of(self, state: State) -> int:

@@ -230,7 +230,7 @@ class Check(Again, Mapping[str, Violations]):
         return tables.visible("\n".join([head, *(f"  {one.summary()}" for one in self.values())]))
 
     def _repr_html_(self) -> str:
-        head = f"{many(len(self), 'invariant')}, {self._at}"
+        head = f"{many(len(self), 'invariant')}, checked on {self._at}"
         return tables.paragraphs([head]) + "".join(one.html() for one in self.values()) + tables.shell(self.again)
 
 

@@ -15,6 +15,8 @@ _HIDDEN: Final = re.compile(
 )
 SHORT: Final = 30  # characters of a cell that is not folded: a time with milliseconds and zone
 FEW: Final = 6  # columns of a table that has room for that
+SHORTEST: Final = 16  # characters of a cell that is folded in no table: an id, a length of time, a time without its day
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\d (\d\d:\d\d:\d\d\S* \S+)")
 LEFT: Final = ' align="left" style="text-align:left"'  # JupyterLab sets cells to the right; it keeps styles, GitHub only the attribute
 
 
@@ -35,19 +37,28 @@ def escape(text: str) -> Html:
 
 
 def grid(columns: Sequence[str], rows: Sequence[Sequence[Html]], *, left: Sequence[bool], caption: str = "") -> Html:
-    """A table; of each column, whether it stands to the left."""
+    """A table, and a line over it that may be wider; of each column, whether it stands to the left."""
     whole = len(columns) <= FEW
     head = "".join(f"<th{LEFT if side else ''}>{escape(name)}</th>" for name, side in zip(columns, left, strict=True))
     body = "".join(
         "<tr>"
-        + "".join(f"<td{_side(cell, whole=whole) if side else ''}>{cell}</td>" for cell, side in zip(row, left, strict=True))
+        + "".join(
+            f"<td{_side(cell, whole=whole) if side else ''}>{cell if whole else _day_apart(cell)}</td>"
+            for cell, side in zip(row, left, strict=True)
+        )
         + "</tr>"
         for row in rows
     )
-    title = f"<caption{LEFT}>{escape(caption)}</caption>" if caption else ""
-    return Html(f'<table style="margin-left:0">{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
+    title = f'<p style="margin:0">{escape(caption)}</p>' if caption else ""  # a caption would be as narrow as its table
+    return Html(f'{title}<table style="margin-left:0"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>')
 
 
 def _side(cell: Html, *, whole: bool) -> str:
     folds = " " in cell or "-" in cell
-    return f'{LEFT[:-1]};white-space:nowrap"' if whole and folds and len(cell) <= SHORT else LEFT
+    return f'{LEFT[:-1]};white-space:nowrap"' if folds and len(cell) <= (SHORT if whole else SHORTEST) else LEFT
+
+
+def _day_apart(cell: Html) -> Html:
+    """A time that folds after its day alone, where there is no room for it."""
+    match = _TIME.fullmatch(cell)
+    return Html(f'{cell[: match.start(1)]}<span style="white-space:nowrap">{match[1]}</span>') if match else cell

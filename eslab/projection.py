@@ -426,7 +426,7 @@ class SqlProjection:
 
 
 class MergeProjection(Projection):
-    """The default projection: merges the top-level fields of `data` (nested values replaced, null sets null) and adds `_type` and `_version`.
+    """The default projection: merges the top-level fields of `data` (nested values replaced, null sets null) and adds `_type` and, of an event that tells one, `_version`.
 
     `elements` says, for topics that reach the aggregate through a list, every id path from `data` on: then the elements that carry
     the id are merged, in their order, and all of `data` where a path without a list leads to the id.
@@ -453,7 +453,10 @@ class MergeProjection(Projection):
         for fields in self._fields(event):
             merged.update(fields)
         merged["_type"] = event.type
-        merged["_version"] = event.version
+        if (version := event.version) is None:
+            merged.pop("_version", None)
+        else:
+            merged["_version"] = version
         return merged
 
     def _fields(self, event: Event) -> list[dict[str, Any]]:

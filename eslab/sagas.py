@@ -27,7 +27,7 @@ from eslab.wording import Length, many
 __all__ = ["STATES", "Sagas", "find_sagas"]
 
 STATES: Final = ("finished", "compensated", "running", "stuck")
-SHOWN: Final = 50
+SHOWN: Final = 20
 
 _EVENTS: Final = "first and kind = 'event'"
 _SAGA: Final = "correlation_id <> ''"  # an empty id names nothing
@@ -131,7 +131,7 @@ class Sagas(Again):
 
     def _more(self, state: str) -> str:
         if state == "stuck":
-            return f" (no event for {self._asked.stuck_after} or more)"
+            return f" (no event for {self._asked.stuck_after.told} or more)"
         if state == "running":
             return ""
         took = self._table.filter(pc.equal(self._table["state"], state))["took_us"]
@@ -159,7 +159,7 @@ class Sagas(Again):
         ]
         names = ["correlation", "state", "steps", "first", "started", "last", "last at", "took", "silent for", "backwards"]
         more = f"; the first {SHOWN}" if len(self) > SHOWN else ""
-        shown = tables.html(names, cells, caption=self._summary() + more, empty="none")
+        shown = tables.html(names, cells, caption=self._summary() + more, empty="none", rare={"silent for", "backwards"})
         return shown + tables.paragraphs(self.notes) + tables.shell(self.again)
 
 

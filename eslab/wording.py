@@ -16,6 +16,7 @@ __all__ = ["Length", "many", "read_length", "some"]
 
 _UNITS: Final = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 _NAMES: Final = {"us": "microsecond", "ms": "millisecond", "s": "second", "m": "minute", "h": "hour", "d": "day"}
+_SIGNS: Final = {"us": "µs", "m": "min"}  # of units that are read by another name
 _LONGEST_US: Final = 10_000 * 366 * _UNITS["d"]  # the years that a time can have
 
 
@@ -51,6 +52,11 @@ class Length:
 
     def __str__(self) -> str:
         return f"{self.count}{self.unit}"
+
+    @property
+    def told(self) -> str:
+        """As people write it: `5 s`, `10 min`, `1 h`."""
+        return f"{self.count} {_SIGNS.get(self.unit, self.unit)}"
 
     @property
     def words(self) -> str:

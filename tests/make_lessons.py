@@ -5,6 +5,7 @@ They come to build/lessons/, or to the folder that is named.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import html
 import re
@@ -19,6 +20,7 @@ from nbformat import NotebookNode
 
 TEMPLATES = Path(__file__).resolve().parent / "handouts"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+CHART = "application/vnd.vegalite.v5+json"
 STATIC = ("text/html", "image/svg+xml", "image/png", "text/plain")
 
 
@@ -41,6 +43,10 @@ def _outputs(done: Run, number: int):
         if WIDGET in done.shown and hasattr(done.value, "to_html"):
             page = html.escape(done.value.to_html())
             data = {"text/html": f'<iframe title="{html.escape(repr(done.value))}" height="{done.value.height}" srcdoc="{page}"></iframe>'}
+        elif CHART in done.shown:
+            picture = base64.b64encode(done.shown["image/svg+xml"].encode()).decode()
+            told = html.escape(done.shown[CHART].get("description", "a chart"))  # nbconvert would say that nothing is known of it
+            data = {"text/html": f'<img class="chart" alt="{told}" src="data:image/svg+xml;base64,{picture}">'}
         yield nbformat.v4.new_output("execute_result", data=data, execution_count=number)
 
 

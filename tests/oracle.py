@@ -242,6 +242,8 @@ class Oracle:
             merged.update(event.data)
         merged["_type"] = event.parts["event_type"]
         merged["_version"] = event.parts["event_version"]
+        if merged["_version"] is None:
+            del merged["_version"]
         return merged
 
     def world(

@@ -44,7 +44,8 @@ def test_what_changed_came_and_went_from_one_moment_to_another(lab):
     assert list(found.df()["kind"]) == ["changed", "went", "came"]
     assert found.arrow()["after"][1].as_py() is None
     assert (
-        repr(found) == "<WorldChanges of order, from up to and with event e3 to all that is captured: 1 equal, 1 changed, 1 came, 1 went>"
+        repr(found)
+        == "<WorldChanges of order: 1 equal, 1 changed, 1 came, 1 went (before: up to and with event e3; after: all that is captured)>"
     )
     assert "&lt;script" in found._repr_html_()
     assert "<script" not in found._repr_html_()

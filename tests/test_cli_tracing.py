@@ -66,7 +66,7 @@ def test_a_trace_is_printed_as_its_tree_and_as_json(shop):
 def test_sagas_are_listed_the_stuck_first_and_one_state_can_be_asked_for(shop):
     shown = answer("sagas", shop, "--done", "Ended", "--stuck-after", "30m")
     assert shown.splitlines()[0].startswith(
-        "Sagas: 1 finished (half of them within 10 s, the longest 10 s), 1 running, 1 stuck (no event for 30m or more)"
+        "Sagas: 1 finished (half of them within 10 s, the longest 10 s), 1 running, 1 stuck (no event for 30 min or more)"
     )
     assert shown.index("\nc2 ") < shown.index("\nc3 ") < shown.index("\nc1 ")
     rows = json.loads(answer("sagas", shop, "--done", "Ended", "--state", "stuck", "--json"))

@@ -347,7 +347,7 @@ def test_a_clock_that_runs_ahead_is_told_and_mended_by_the_line_that_is_suggeste
     lab.snapshot(MemorySource([told(0), told(10), told(20, ahead=1200), told(30), told(40)]), progress=False)
     assert lab.history("an", "1").at("12:01").version == 2
     (line,) = [text for text in said if "clock" in text]
-    assert "19.8 min ahead at offsets 2–2 (source bad); 2 records" in line
+    assert "19.8 min ahead at offset 2 (source bad); 2 records" in line
     eval(line.split("To mend it: ")[1], {"lab": lab})
     assert lab.history("an", "1").at("12:01").version == 5
     assert lab.history("an", "1").at("12:00:15").version == 3

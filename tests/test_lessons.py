@@ -108,7 +108,7 @@ def test_each_cell_of_a_lesson_has_its_place_in_a_slide_show(lesson):
 def test_the_map_names_every_lesson_with_its_title_and_its_minutes(lesson):
     title = next(iter(lesson.sections()))
     number, _, name = title.partition(". ")
-    row = re.search(rf"^\| \[{number}\. {re.escape(name)}\]\(patterns/{lesson.path.name}\) \| (\d+) min \|", MAP.read_text(), re.MULTILINE)
+    row = re.search(rf"^\| \[{number}\. {re.escape(name)}\]\(patterns/{lesson.path.name}\) \| (\d+)\smin \|", MAP.read_text(), re.MULTILINE)
     assert row, "the map lacks it, or calls it otherwise"
     assert int(row[1]) <= MINUTES
     assert f"{row[1]} minutes" in lesson.book.cells[0].source

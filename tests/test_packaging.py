@@ -131,7 +131,9 @@ def test_a_second_run_installs_nothing(tmp_path):
 def test_the_lab_takes_a_broker_and_more_arguments():
     said = _make("--dry-run", "lab", KAFKA="localhost:9092", LAB_ARGS="--no-browser --port 9999").stdout
     assert "eslab demo data/shop --kafka localhost:9092" in said
-    assert "notebooks/README.md --no-browser --port 9999" in said
+    assert "--LabApp.default_url=/lab/tree/README.md --no-browser --port 9999" in said
+    assert "--ServerApp.root_dir=notebooks " in said
+    assert (ROOT / "notebooks" / "README.md").exists()
     assert "--kafka" not in _make("--dry-run", "lab").stdout
 
 

@@ -113,7 +113,7 @@ def test_the_answer_says_what_it_is_and_what_it_is_not(lab):
     told = repr(asked(lab))
     assert told.splitlines()[0] == (
         "<Sagas: 1 finished (half of them within 1 h 0 min, the longest 1 h 0 min), 1 compensated (half of them within 2 min 0 s, the longest 2 min 0 s), "
-        "1 running, 1 stuck (no event for 1h or more); as of 2026-01-01 10:31:00 UTC>"
+        "1 running, 1 stuck (no event for 1 h or more); as of 2026-01-01 10:31:00 UTC>"
     )
     assert "1 event carries no correlation id" in told
     assert "no captured event is of type Shipped" in repr(asked(lab, done=["Delivered", "Shipped"]))
@@ -140,7 +140,7 @@ def test_without_endings_they_are_learned_and_it_is_said_from_how_many_sagas(gro
     found = grown.sagas()
     states = dict(found.df()["state"])
     assert {name: states[name] for name in "abcd"} == {"a": "finished", "b": "stuck", "c": "finished", "d": "running"}
-    said = "learned from where sagas end here: Cancelled (ends 3 of the 3 that have it), Delivered (3 of 3); too seldom seen to learn: Suspected (ends 1 of the 1 that have it); done=[...] names them"
+    said = "what ends a saga, learned from the ends of those here: Cancelled (ends 3 of the 3 that have it), Delivered (3 of 3); too seldom seen to learn: Suspected (ends 1 of the 1 that have it); done=[...] names them"
     assert said in repr(found)
     assert said in found._repr_html_()
     assert said in repr(grown.trace("a"))
@@ -177,7 +177,7 @@ def test_endings_are_learned_from_a_part_of_a_large_lab(lab, monkeypatch):
     ]
     large = eslab.play(sorted(log, key=lambda one: one["timestamp"]))
     assert large.sagas().counts["finished"] == 400
-    assert "learned from where a sample of sagas ends here: Ended (ends " in repr(large.sagas())
+    assert "what ends a saga, learned from the ends of a sample: Ended (ends " in repr(large.sagas())
 
 
 def test_what_cannot_be_asked_is_one_sentence(lab):

@@ -274,7 +274,7 @@ def test_a_partial_history_says_so(lab):
     history.partial = "events[0] lacks 3 offsets in 0–2 (retention)"
     assert read(history.step()._steps.lines)[0]["notes"] == ["partial: events[0] lacks 3 offsets in 0–2 (retention)"]
     history.unread = 2
-    assert read(history.step()._steps.lines)[0]["notes"][1:] == ["2 undecodable records of no key in range"]
+    assert read(history.step()._steps.lines)[0]["notes"][1:] == ["2 undecodable records without a key in range, which may belong here"]
 
 
 # --- what one may ask it

@@ -288,7 +288,7 @@ def test_the_unusual_stands_out_in_the_list_at_the_top_and_at_its_step(page, tmp
     assert listed == {
         "0": [],
         "1": [],
-        "2": ["⧉ duplicate"],
+        "2": ["❐ duplicate"],
         "3": ["○ unhandled"],
         "4": ["? undecodable"],
         "5": ["† tombstone"],

@@ -101,7 +101,7 @@ def test_ends_are_learned_where_nobody_names_them_and_that_is_said(lab):
             *SHOP[4:6],
         ]
     )
-    assert "learned from where sagas end here: Delivered (ends 4 of the 4 that have it)" in repr(many.trace("c1"))
+    assert "what ends a saga, learned from the ends of those here: Delivered (ends 4 of the 4 that have it)" in repr(many.trace("c1"))
     assert many.trace("c1").open == []
     assert [one.event_id for one in many.trace("c2").open] == ["f2"]
 

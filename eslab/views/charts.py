@@ -8,6 +8,7 @@ Names come from payloads and from users: what is invisible in them, or turns the
 from __future__ import annotations
 
 import datetime as dt
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -29,6 +30,9 @@ COLOURS: Final = ["#2f86d6", "#d9711f", "#2f9e44", "#d6457f", "#8a6fd1", "#9a841
 GREY: Final = "#808080"
 BETWEEN: Final = COLOURS[3]
 CUT: Final = 60  # characters of a name in a title
+SAID: Final = 110  # characters of a line under the title: as wide as the picture; what is wider would be cut off
+NOTED: Final = 4 * SAID
+NAMED: Final = 26  # characters of an axis's title at its usual size: as long as the axis
 LABELLED: Final = 0.08  # of the width: a shaded range that is narrower is named by its tooltip alone
 
 Row = dict[str, Any]
@@ -54,7 +58,8 @@ class _Time:
 
     def axis(self) -> alt.X:
         scale = {"type": "utc", "domain": [self.wall(self._first), self.wall(self._last)], "nice": False}
-        axis = {"format": self._format(), "labelOverlap": True, "gridOpacity": 0.3, "tickCount": 10}
+        form = self._format()
+        axis = {"format": form, "labelOverlap": True, "gridOpacity": 0.3, "tickCount": _TICKS.get(form, 10)}
         return alt.X("x:T", title=self._title(), scale=scale, axis=axis)
 
     def on_axis(self, field: str = "x") -> alt.X:
@@ -79,6 +84,9 @@ class _Time:
             return "%H:%M"
         return "%d %b %H:%M" if span <= dt.timedelta(days=5) else "%d %b %Y"
 
+
+_TICKS: Final = {"%H:%M:%S.%L": 4, "%H:%M:%S": 8, "%d %b %H:%M": 6}
+"""How many ticks have room for their labels. With more, some are dropped, and then it may be those of whole seconds."""
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -171,9 +179,19 @@ def timeline(points: pa.Table, *, name: str, every: str, zone: dt.tzinfo, notes:
         alt.Tooltip("keys:Q", title="keys", format=",d"),
     ]
     plain = [{field: value for field, value in row.items() if field != "name"} for row in rows]
-    base = alt.Chart(_frame(plain, time)).encode(x=time.axis(), y=_up("value", unit, "~s"), color=alt.value(COLOURS[0]), tooltip=tips)
+    base = alt.Chart(_frame(plain, time)).encode(
+        x=time.axis(), y=_up("value", unit, _form(rows)), color=alt.value(COLOURS[0]), tooltip=tips
+    )
     return _stacked([_panel(*_line(base, interpolate="step-after"))], f"{shown}, per {every}", notes, f"{name} per {every}")
 
+
+def _form(rows: Sequence[Row]) -> str:
+    """How values are told on an axis: small whole numbers as they are."""
+    values = [row["value"] for row in rows if row["value"] is not None]
+    return ",d" if all(float(value).is_integer() and abs(value) < _LARGE for value in values) else "~s"
+
+
+_LARGE: Final = 100_000
 
 _TITLE: Final = str.maketrans({"\\": "\N{REVERSE SOLIDUS OPERATOR}", '"': "\N{RIGHT DOUBLE QUOTATION MARK}"})
 """Vega-Lite pastes the title of a channel between quotes into a script, and nothing is drawn if it does not end there: characters that look alike, and mean nothing to it."""
@@ -217,7 +235,7 @@ def trace(rows: Sequence[waterfall.Row], *, name: str, zone: dt.tzinfo, notes: S
     return _stacked(
         [drawn],
         f"Trace of {show(visible(name), CUT)}",
-        [show(note) for note in notes],
+        [show(note, NOTED) for note in notes],
         f"trace of {name}: each event after its cause",
     )
 
@@ -297,10 +315,15 @@ def _moved(bold: pd.DataFrame, time: _Time) -> list[Any]:
 
 
 def _up(field: str, title: str, form: str, *, zero: bool = True) -> alt.Y:
-    axis = {"format": form, "gridOpacity": 0.3, "tickCount": 5} | (
-        {"labelExpr": "datum.value % 1 ? '' : datum.label"} if form == ",d" else {}
-    )
+    told = "datum.value % 1 ? '' : datum.label" if form == ",d" else "datum.value ? datum.label : '0'"  # or it is 0k
+    whole = {"tickMinStep": 1} if form == ",d" else {}
+    axis = {"titleFontSize": _fitting(title), "format": form, "labelExpr": told, "gridOpacity": 0.3, "tickCount": 5, **whole}
     return alt.Y(f"{field}:Q", title=title, scale={"zero": zero}, axis=axis)
+
+
+def _fitting(title: str) -> float:
+    """The size of a title that is no longer than its axis, or not by much."""
+    return max(9.0, min(11.0, 11 * NAMED / max(len(title), 1)))
 
 
 def _line(chart: alt.Chart, *, width: float = 1.6, interpolate: Any = "linear") -> list[alt.Chart]:
@@ -372,7 +395,7 @@ def _colour(field: str, title: str, called: dict[str, str], legend: Any, colours
 
 def _stacked(panels: Sequence[Any], title: str, notes: Sequence[str], description: str) -> Any:
     head = {"text": visible(title), "anchor": "start"} | (
-        {"subtitle": [visible(note) for note in notes], "subtitleColor": GREY} if notes else {}
+        {"subtitle": [line for note in notes for line in textwrap.wrap(visible(note), SAID)], "subtitleColor": GREY} if notes else {}
     )
     told: dict[str, Any] = {"title": head, "description": visible(description), "resolve": {"scale": {"color": "independent"}}}
     return offline(alt.vconcat(*panels, **told, spacing=18, padding={"left": 5, "top": 5, "right": _ROOM, "bottom": 5}))

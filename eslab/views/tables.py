@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from itertools import islice
 from typing import Any, Final
@@ -17,12 +17,19 @@ MOST: Final = 200  # rows: what is longer is for .df() or .arrow()
 LONGEST: Final = 200  # characters of one value; the whole of it is one look-up away
 
 
-def html(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str = "", empty: str = "nothing") -> str:
-    """A table of the first 200 rows; `empty` stands for one without any. Columns of numbers stand to the right, all others to the left."""
+def html(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str = "", empty: str = "nothing", rare: Collection[str] = ()
+) -> str:
+    """A table of the first 200 rows; `empty` stands for one without any. Columns of numbers stand to the right, all others to the left.
+
+    A column that is one of `rare` is left out if nothing stands in it.
+    """
     given = iter(rows)
     values = [list(row) for row in islice(given, MOST)]
     if not values:
         return f"<p>{escape(caption)}{': ' if caption else ''}{escape(empty)}</p>"
+    kept = [at for at, name in enumerate(columns) if name not in rare or any(row[at] != "" for row in values)]
+    columns, values = [columns[at] for at in kept], [[row[at] for at in kept] for row in values]
     left = [not all(map(_numeric, column)) for column in zip(*values, strict=True)]
     more = sum(1 for _ in given)
     return grid(columns, [[_cell(value) for value in row] for row in values], left=left, caption=caption) + (

@@ -57,7 +57,7 @@ def html(rows: Sequence[Row], *, caption: str, notes: Sequence[str]) -> str:
         for (event, *told, marks), bar in zip(cells(rows), _bars(rows), strict=True)
     ]
     names = ["event", "id", "at", "time", "after its cause", "from its cause to it", "marks"]
-    return tables.html(names, drawn, caption=caption, empty="nothing") + tables.paragraphs(notes)
+    return tables.html(names, drawn, caption=caption, empty="nothing", rare={"marks"}) + tables.paragraphs(notes)
 
 
 def after(row: Row) -> str:

@@ -2,7 +2,7 @@
 
 const NO_TYPE = "(no type)";
 const MARKS = {
-  duplicate: ["⧉", "an event id seen before in this history; folded again, as delivered"],
+  duplicate: ["❐", "an event id seen before in this history; folded again, as delivered"],
   undecodable: ["?", "the record could not be decoded; the state stays as it was"],
   unhandled: ["○", "the projection has no handler for this type; the state stays as it was"],
   tombstone: ["†", "a null value: the state is the initial one again"],

@@ -16,9 +16,9 @@ function lateness({ late }) {
 
 function factList() {
   const box = h("dl", { class: "es-facts" });
-  const lines = FACTS.map(([name, tag, text, note]) => {
+  const lines = FACTS.map(([name, tag, text, note]) => { // those with a note take the whole width, the others half of it where there is room
     const value = document.createTextNode(""), beside = document.createTextNode("");
-    return { text, note, value, beside, parts: [h("dt", {}, name), h("dd", {}, h(tag, {}, value), note ? h("span", { class: "es-note" }, beside) : "")] };
+    return { text, note, value, beside, parts: [h("dt", {}, name), h("dd", { class: note ? "es-wide" : "" }, h(tag, {}, value), note ? h("span", { class: "es-note" }, beside) : "")] };
   });
   let shown = [];
   function show(head) {
