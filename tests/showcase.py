@@ -26,9 +26,8 @@ def static(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell.metadata = nbformat.NotebookNode()
         for output in cell.get("outputs", ()):
             if "data" in output:
-                here = f"{SOURCE.parent}/"
                 output.data = nbformat.NotebookNode(
-                    {mime: output.data[mime].replace(here, "") for mime in sorted(STATIC & output.data.keys())}
+                    {mime: output.data[mime].replace(f"{ROOT}/", "") for mime in sorted(STATIC & output.data.keys())}
                 )
                 output.metadata = nbformat.NotebookNode()
     book.metadata.pop("widgets", None)

@@ -1,5 +1,6 @@
 """Two worlds held against each other, key by key."""
 
+import html
 import random
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ from oracle import Oracle, canonical
 import eslab
 from eslab import Projection, keyed
 from eslab.errors import ProjectionError, UnknownId
+from eslab.model import dumps
 
 
 def event(number, order, **data):
@@ -50,6 +52,8 @@ def test_what_changed_came_and_went_from_one_moment_to_another(lab):
     assert "&lt;script" in found._repr_html_()
     assert "<script" not in found._repr_html_()
     assert "\x1b" not in found._repr_html_()
+    (went,) = found["o2"]
+    assert f"{html.escape(dumps(went.before).decode())}</td>" in found._repr_html_()
     assert len(after.diff(after)) == 0
     assert "nothing differs" in after.diff(after)._repr_html_()
     with pytest.raises(UnknownId, match="not among the 3 that differ"):

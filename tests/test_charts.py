@@ -230,6 +230,22 @@ def test_offline_charts_are_for_the_users_own_on_request():
         alt.renderers.enable(before)
 
 
+def test_small_whole_numbers_have_whole_ticks_and_long_notes_are_folded():
+    toy = eslab.play([{"eventType": "Set", "correlationId": "c", "data": {"orderId": f"o{n}", "n": n}} for n in range(3)])
+
+    def axis(measure) -> dict:
+        (panel,) = panels(toy.timeline("order", measure=measure, progress=False).chart()._repr_mimebundle_()[MIME])
+        return channels(panel, "y")[0]["axis"]
+
+    assert (axis(len)["format"], axis(len)["tickMinStep"]) == (",d", 1)
+    halves = axis(lambda state: state["n"] / 2)
+    assert (halves["format"], "tickMinStep" in halves) == ("~s", False)
+    folded = toy.trace("c").chart()._repr_mimebundle_()[MIME]["title"]["subtitle"]
+    assert " ".join(folded) == " ".join(toy.trace("c").notes)
+    assert len(folded) > 1
+    assert max(map(len, folded)) <= 110
+
+
 def test_a_chart_of_data_elsewhere_fetches_nothing():
     shown = bundle(alt.Chart("http://127.0.0.1:9/data.json").mark_point().encode(x="a:Q").to_dict())
     assert "image/svg+xml" not in shown or "127.0.0.1" not in shown["image/svg+xml"]

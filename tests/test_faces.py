@@ -154,13 +154,13 @@ def lab_of_dead_letters(text: str, values: list[bytes | None]) -> eslab.Lab:
 
 ALLOWED = {
     "table",
-    "caption",
     "thead",
     "tbody",
     "tr",
     "th",
     "td",
     "p",
+    "span",
     "strong",
     "mark",
     "del",
@@ -326,6 +326,26 @@ def test_a_long_table_says_how_much_more_there_is():
     page = tables.html(["n"], ([at] for at in range(1234)))
     assert page.count("<tr>") == 201
     assert "and 1,034 rows more" in page
+
+
+def test_in_a_crowded_table_a_time_folds_after_its_day_and_what_is_short_not_at_all():
+    from eslab.views import tables
+
+    row = ["2026-03-12 14:05:14.176 CET", "42 min 46 s", "evt-4638-40", "GatewayTimeout: gave up after 3 attempts"]
+    crowded = tables.html("abcdefg", [[*row, "", "", ""]])
+    assert '<td align="left" style="text-align:left">2026-03-12 <span style="white-space:nowrap">14:05:14.176 CET</span></td>' in crowded
+    for short in row[1:3]:
+        assert f'white-space:nowrap">{short}</td>' in crowded
+    assert f'text-align:left">{row[3]}</td>' in crowded
+    assert f'white-space:nowrap">{row[0]}</td>' in tables.html("abcd", [row])
+
+
+def test_a_rare_column_is_left_out_where_nothing_stands_in_it():
+    from eslab.views import tables
+
+    assert "marks" not in tables.html(["id", "marks"], [["a", ""], ["b", ""]], rare={"marks"})
+    assert "marks" in tables.html(["id", "marks"], [["a", ""], ["b", "odd"]], rare={"marks"})
+    assert "marks" in tables.html(["id", "marks"], [["a", ""], ["b", ""]])
 
 
 def test_a_cut_has_a_row_for_each_partition():

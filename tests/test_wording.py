@@ -38,6 +38,11 @@ def test_a_length_of_time_is_written_in_many_ways(told: Any, meant_s: float, wri
     assert (length.s, str(length)) == (meant_s, written)
 
 
+@pytest.mark.parametrize(("told", "said"), [("5s", "5 s"), ("90m", "90 min"), ("1h", "1 h"), ("500ms", "500 ms"), (7e-6, "7 µs")])
+def test_in_a_sentence_a_length_of_time_is_told_as_people_write_it(told: Any, said: str):
+    assert read_length(told, name="every").told == said
+
+
 def test_a_length_is_said_in_words():
     assert [read_length(one, name="every").words for one in ("1m", "5m", "1d")] == ["minute", "5 minutes", "day"]
 

@@ -10,6 +10,7 @@
 // .es-more, .es-line, .es-help, .es-lane, .es-tick, .es-flag, .es-cursor, .es-blame, .es-cause (data-position), .es-keeps, .es-fold-of, .es-waits.
 
 const NARROW = 700; // pixels; below it the list stands above the rest
+const ROOMY = 480; // of the part with event and state; from it on there is room for two facts in a row
 const LEAP = 10; // steps of PageUp and PageDown
 const REST_MS = 300; // Python is told the position once it rests: stepping sends the kernel nothing
 
@@ -204,6 +205,7 @@ async function render({ model, el }) {
   for (const [what, then] of Object.entries(heard)) model.on(what, then);
   const observer = new ResizeObserver(() => { // a notebook draws its outputs before it shows them
     root.classList.toggle("es-narrow", root.clientWidth > 0 && root.clientWidth < NARROW);
+    root.classList.toggle("es-roomy", pane.clientWidth >= ROOMY);
     list.measure();
     list.show(position);
   });
