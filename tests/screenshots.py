@@ -75,7 +75,7 @@ def charge_once(state, event):
 PICTURES = [
     Picture("history", "h = lab.history"),
     Picture("stepper", "h.step()", second_charge, height=850),
-    Picture("compare", "lab.compare", step_through, height=1020),
+    Picture("compare", "lab.compare", step_through, height=1380),
     Picture("lag", "lab.lag", height=900),
 ]
 
