@@ -446,7 +446,7 @@ def test_what_had_happened_is_asked_of_all_that_is_captured_or_of_a_cut(tmp_path
     assert until in repr(lab.replay("an", **asked, progress=False))
     assert until in repr(lab.compare("an", "an", **asked, progress=False))
     whole, known = (lab.replay("an", **asked, cut=cut, progress=False) for cut in (None, lab.cut("12:00:10")))
-    assert f"from {until} to {until}, of recorded until 2026-03-12 12:00:10 CET: 0 equal, 1 changed" in repr(whole.diff(known))
+    assert f"0 equal, 1 changed (before: {until}; after: {until}, of recorded until 2026-03-12 12:00:10 CET)" in repr(whole.diff(known))
     with pytest.raises(MomentError, match="name one"):
         lab.replay("an", at="12:00:10", cut=lab.cut("12:00:10"))
     with pytest.raises(MomentError, match="two cuts"):
