@@ -38,7 +38,8 @@ QUIET.addHandler(logging.NullHandler())
 QUIET.propagate = False
 
 NEW_LEADER = {ck.KafkaError.FENCED_LEADER_EPOCH, ck.KafkaError._NOENT}
-START_S = 60  # a broker is up after 4 to 8 s on an idle machine
+START_S = 180  # a broker is up after 4 to 8 s on an idle machine
+WAIT_S = 120  # what takes milliseconds there
 
 
 def missing() -> str | None:
@@ -49,7 +50,7 @@ def missing() -> str | None:
     return None
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = 30) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_S) -> Any:
     """Return the first true value of `condition`."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -285,23 +286,23 @@ class KafkaCluster:
         return self._admin
 
     def topics(self) -> set[str]:
-        return set(self.admin.list_topics(timeout=10).topics)
+        return set(self.admin.list_topics(timeout=WAIT_S).topics)
 
     def create_topic(self, name: str = "", *, partitions: int = 1, replicas: int = 1, **config: Any) -> str:
         """Make a topic (named by chance without a name) and return its name once it can be written. `a_b=1` sets `a.b`."""
         name = name or f"t-{uuid.uuid4().hex[:12]}"
         settings = {key.replace("_", "."): str(value) for key, value in config.items()}
         new = ck_admin.NewTopic(name, num_partitions=partitions, replication_factor=replicas, config=settings)
-        self.admin.create_topics([new])[name].result(30)
+        self.admin.create_topics([new])[name].result(WAIT_S)
         wait_for(lambda: self._has_leaders(name, partitions), f"leader of {name}")
         return name
 
     def _has_leaders(self, name: str, partitions: int) -> bool:
-        found = self.admin.list_topics(name, timeout=10).topics[name].partitions
+        found = self.admin.list_topics(name, timeout=WAIT_S).topics[name].partitions
         return len(found) == partitions and all(part.leader >= 0 for part in found.values())
 
     def delete_topic(self, name: str) -> None:
-        self.admin.delete_topics([name])[name].result(30)
+        self.admin.delete_topics([name])[name].result(WAIT_S)
         wait_for(lambda: name not in self.topics(), f"end of {name}")
 
     def alter_topic(self, name: str, **config: Any) -> None:
@@ -310,12 +311,12 @@ class KafkaCluster:
             for key, value in config.items()
         ]
         resource = ck_admin.ConfigResource(ck_admin.ConfigResource.Type.TOPIC, name, incremental_configs=entries)
-        self.admin.incremental_alter_configs([resource])[resource].result(30)
+        self.admin.incremental_alter_configs([resource])[resource].result(WAIT_S)
 
     def delete_records(self, topic: str, partition: int, before: int) -> None:
         """Move the log start to `before`, as retention does."""
         at = ck.TopicPartition(topic, partition, before)
-        self.admin.delete_records([at])[at].result(30)
+        self.admin.delete_records([at])[at].result(WAIT_S)
 
     def end(self, topic: str, partition: int = 0, *, stable: bool = False) -> int:
         """The high watermark, or with `stable` the last stable offset."""
@@ -366,6 +367,6 @@ def send(producer: ck.Producer, topic: str, records: Iterable[Mapping[str, Any]]
     for record in records:
         producer.produce(topic, partition=partition, on_delivery=lambda error, _: errors.append(error) if error else None, **record)
         producer.poll(0)
-    left = producer.flush(60)
+    left = producer.flush(WAIT_S)
     assert not errors, errors[0]
     assert left == 0, f"{left} records did not arrive"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -15,11 +14,12 @@ from eslab import Projection, Record
 from eslab.model import dumps, format_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from playwright.sync_api import Locator, Page
 
-SLOW_MS = 5000  # what counts as frozen on a busy machine
+SLOW_S = 2  # of a processor, however many others want it: what counts as frozen
 
 
 def order(at, kind="OrderChanged", **data):
@@ -38,6 +38,13 @@ def shown(page: Page, tmp_path: Path, history, **options) -> Locator:
     stepper = page.get_by_role("group", name="Stepper: order o1")
     stepper.locator(".es-event h3").wait_for()
     return stepper
+
+
+def busy_s(page: Page) -> Callable[[], float]:
+    """How long the page's thread has had a processor since then."""
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
+    return lambda: {metric["name"]: metric["value"] for metric in devtools.send("Performance.getMetrics")["metrics"]}["TaskDuration"]
 
 
 def position(stepper: Locator) -> int:
@@ -432,6 +439,7 @@ def test_a_state_of_five_megabytes_does_not_freeze_the_page(page, tmp_path, made
 
     assert len(dumps(state)) > 4_500_000
     stepper = shown(page, tmp_path, folded(handler, events=4), at=2)
+    busy = busy_s(page)
     for action in (
         stepper.get_by_role("button", name="Back").click,
         stepper.get_by_role("button", name="Last").click,
@@ -440,10 +448,10 @@ def test_a_state_of_five_megabytes_does_not_freeze_the_page(page, tmp_path, made
         stepper.get_by_role("button", name="Last").click,
         stepper.locator(".es-state :is(.es-more, .es-fold)").last.click,
     ):
-        began = time.perf_counter()
+        before = busy()
         action()
         page.evaluate("document.body.offsetHeight")
-        assert (time.perf_counter() - began) * 1000 < SLOW_MS
+        assert 0 < busy() - before < SLOW_S
     assert page.locator(".eslab-stepper *").count() < 5000
     assert len(stepper.inner_text()) < 60_000
 
