@@ -31,9 +31,10 @@ from eslab.durable import enough_disk
 from eslab.errors import LabError, QueryError
 from eslab.events import Events, Run, manifest_name
 from eslab.mapping import read_mapping
-from eslab.model import Cut, Selection
+from eslab.model import Cut, Life, Selection
 from eslab.quoting import identifier, literal
 from eslab.segments import Log, reaches
+from eslab.sources import CONSUMER_OFFSETS
 from eslab.transactions import Transactions
 
 __all__ = [
@@ -90,7 +91,8 @@ def rows(
         until = literal(selection.happened_until.isoformat())
         relation = f"(from {relation} where {HAPPENED} <= {until}::timestamptz)"
     if selection is not None and selection.cut != events.cut:
-        return f"(from {relation} where {_before(selection.cut)})"
+        known = [state.life for state in events.manifest.lives if state.topic != CONSUMER_OFFSETS]
+        return f"(from {relation} where {_before(selection.cut, known)})"
     lives = events.manifest.newest
     if not newest or not any(lives.values()):
         return relation
@@ -142,25 +144,32 @@ def _place(events: Events, room: int) -> tuple[str | None, int]:
 _ROOM = 68  # bits of a HUGEINT that the microseconds of the years 1 to 9999 leave
 
 
-def _before(cut: Cut) -> str:
-    """Whether a row lies before a cut: its topic's next offsets by partition and incarnation, as one literal each."""
-    topics: dict[str, dict[tuple[int, int], int]] = {}
-    for (topic, partition, incarnation), next_ in cut.offsets.items():
-        topics.setdefault(topic, {})[partition, incarnation] = next_
-    whens = []
-    for topic, nexts in topics.items():
-        partitions = max(partition for partition, _ in nexts) + 1
-        lives = [[nexts.get((partition, life), 0) for partition in range(partitions)] for life in range(max(life for _, life in nexts) + 1)]
-        whens.append(f"when {literal(topic)} then {lives}[incarnation + 1][partition_id + 1]")
-    return f"record_offset < case topic {' '.join(whens)} else 0 end" if whens else "false"
+def _before(cut: Cut, lives: Sequence[Life]) -> str:
+    """Whether a row of these lives is before a cut: by its own life's next offset, where the least and the greatest of all do not tell. What all lives share is not looked at."""
+    bounds = [cut.offsets.get(life, 0) for life in lives]
+    least, greatest = min(bounds, default=0), max(bounds, default=0)
+    if least == greatest:
+        return f"record_offset < {least}"
+    whens = {topic: _nexts(cut, [life for life in lives if life[0] == topic]) for topic in sorted({life[0] for life in lives})}
+    exact = " ".join(f"when {literal(topic)} then {nexts}" for topic, nexts in whens.items())
+    own = f"case topic {exact} end" if len(whens) > 1 else next(iter(whens.values()))
+    return f"(record_offset < {greatest} and (record_offset < {least} or record_offset < {own}))"
+
+
+def _nexts(cut: Cut, lives: Sequence[Life]) -> str:
+    """The next offset of a row of one topic's lives, by partition and incarnation."""
+    topic = lives[0][0]
+    partitions, incarnations = max(partition for _, partition, _ in lives) + 1, max(incarnation for *_, incarnation in lives) + 1
+    table = [[cut.offsets.get((topic, partition, life), 0) for partition in range(partitions)] for life in range(incarnations)]
+    return f"{table}[incarnation + 1][partition_id + 1]" if len(table) > 1 else f"{table[0]}[partition_id + 1]"
 
 
 def _files(paths: Iterable[Path], under: Path | None) -> str:
     return ", ".join(literal(str(path.relative_to(under) if under else path)) for path in paths)
 
 
-def statements(events: Events, log: Log, *, selection: Selection | None = None, relative: bool = False) -> list[str]:
-    """The CREATE statements of every view and macro. With `relative`, paths are relative to the lab's folder.
+def statements(events: Events, log: Log, *, selection: Selection | None = None, relative: bool = False) -> list[tuple[str, str]]:
+    """Every view and macro by its name, with the statement that makes it; some are made of those before them. With `relative`, paths are relative to the lab's folder.
 
     With a selection `events`, `history`, `problems` and the typed relations are what it holds; `records` and `gaps` are the log's.
     """
@@ -169,26 +178,40 @@ def statements(events: Events, log: Log, *, selection: Selection | None = None, 
     gaps = events.manifest.gaps
     gaps_from = f"read_parquet({_files([events.folder / 'events' / gaps], under)})" if gaps else None
     out = [
-        *(f"create view {name} as {query}" for name, query in bounded(source).items()),
-        f"create view records as {_records(log, events, under)}",
-        f"create view gaps as select * from {gaps_from}"
-        if gaps_from
-        else "create view gaps as select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as start_offset, 0::bigint as next_offset, ''::varchar as cause where false",
-        "create schema types",
+        *((name, f"create view {name} as {query}") for name, query in bounded(source).items()),
+        ("records", f"create view records as {_records(log, events, under)}"),
+        ("gaps", f"create view gaps as {f'select * from {gaps_from}' if gaps_from else _NO_GAPS}"),
+        ("types", "create schema types"),
+        ("misfits", f"create view misfits as {_misfits(events.manifest.types)}"),
     ]
-    out.append(f"create view misfits as {_misfits(events.manifest.types)}")
     names = _distinct_names(events.manifest.types, set())
     mapping = read_mapping(events.folder)
     out += [
-        aggregate_macro(macro, aggregate, source, ORDER, mapping.elements(aggregate))
+        (macro, aggregate_macro(macro, aggregate, source, ORDER, mapping.elements(aggregate)))
         for aggregate, macro in as_of_names(events.manifest.aggregates).items()
     ]
     parts = [(columns, rows(events, selection=selection, under=under, of=of)) for columns, of in typed.alike(events.manifest.runs)]
     out += [
-        f"create view types.{identifier(names[one])} as {_typed(one, fields, parts or [((), source)])}"
+        (names[one], f"create view types.{identifier(names[one])} as {_typed(one, fields, parts or [((), source)])}")
         for one, fields in sorted(events.manifest.types.items())
     ]
     return out
+
+
+_NO_GAPS = "select ''::varchar as topic, 0 as partition_id, 0 as incarnation, 0::bigint as start_offset, 0::bigint as next_offset, ''::varchar as cause where false"
+_ANY_NAME = re.compile("query|duckdb_|_schema|pg_|sqlite_|show|describe|summarize|pragma", re.IGNORECASE)
+"""What in a query may mean a relation that it does not name."""
+
+
+def _asked(made: Iterable[tuple[str, str]], text: str) -> list[str]:
+    """The statements that a query needs: DuckDB takes 4 ms for each, and a query names few relations."""
+    text, kept = text.casefold(), list[str]()
+    everything = bool(_ANY_NAME.search(text))
+    for name, statement in reversed([*made]):
+        if everything or name.replace('"', '""').casefold() in text:
+            kept.append(statement)
+            text += statement.casefold()
+    return kept[::-1]
 
 
 def bounded(source: str) -> dict[str, str]:
@@ -326,16 +349,16 @@ def connect(
         con.execute(f"set allowed_directories = [{literal(str(events.folder) + '/')}]")
         con.execute("set enable_external_access = false")
         con.execute("set lock_configuration = true")
-    for statement in statements(events, log, selection=selection):
+    for _, statement in statements(events, log, selection=selection):
         con.execute(statement)
     return con
 
 
 @contextlib.contextmanager
 def views(
-    events: Events, log: Log, *, tz: str | None = None, trusted: bool = True, selection: Selection | None = None
+    events: Events, log: Log, text: str, *, tz: str | None = None, trusted: bool = True, selection: Selection | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """What `connect` returns, for one question: in a session with a catalog of its own, but for a stranger's lab, which gets an engine that can be locked."""
+    """What `connect` returns, for the one question that is this text: in a session with a catalog of its own, but for a stranger's lab, which gets an engine that can be locked."""
     if not trusted:
         with connect(events, log, tz=tz, trusted=False, selection=selection) as con:
             yield con
@@ -343,7 +366,7 @@ def views(
     with session() as con, _within(con, "':memory:'"):
         con.execute(f"set TimeZone = {literal(tz or 'UTC')}")
         con.execute("set python_scan_all_frames = true")
-        for statement in statements(events, log, selection=selection):
+        for statement in _asked(statements(events, log, selection=selection), text):
             con.execute(statement)
         yield con
 
@@ -427,7 +450,7 @@ def write_database(events: Events, log: Log, name: str = "lab.duckdb") -> Path:
         with enough_disk(temporary), session() as con:
             con.execute(f"set file_search_path = {literal(str(events.folder))}")
             with _within(con, literal(str(temporary)), "(storage_version 'v1.4.0')"), _at_once(con):
-                for statement in statements(events, log, relative=True):
+                for _, statement in statements(events, log, relative=True):
                     con.execute(statement)
             temporary.replace(path)
     finally:

@@ -88,7 +88,7 @@ class SqlWorld(Again):
 def evaluate(events: Events, log: Log, projection: SqlProjection, selection: Selection, *, tz: str | None, trusted: bool) -> SqlWorld:
     """The answer of a SQL projection over what a selection holds, in memory. Raises `ProjectionError` where the text is no query, `QueryError` where DuckDB refuses it."""
     text = _one_query(projection)
-    with views(events, log, tz=tz, trusted=trusted, selection=selection) as con:
+    with views(events, log, text, tz=tz, trusted=trusted, selection=selection) as con:
         try:
             table = con.sql(text).to_arrow_table()
         except duckdb.Error as exc:

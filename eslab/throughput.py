@@ -145,9 +145,9 @@ def open_throughput(
     if start is not None and stop is not None and stop <= start:
         raise MomentError(f"stop= ({clock.show(stop)}) must lie after start= ({clock.show(start)})")
     chosen = sorted(set(topics)) if topics is not None else [topic for topic in held if not topic.startswith(INTERNAL)]
-    with views(events, log) as con:
+    placed = _placed(events, distrust, chosen)
+    with views(events, log, placed) as con:
         con.execute("set python_enable_replacements = false")
-        placed = _placed(events, distrust, chosen)
         within = {"low": micros(start) if start else None, "high": micros(stop) if stop else None}
         ((first, last),) = con.execute(
             f"select min(us), max(us) from ({placed}) where ($low is null or us >= $low) and ($high is null or us < $high)", within

@@ -263,7 +263,7 @@ def test_a_strangers_manifest_is_no_way_into_sql(tmp_path, forged):
 
 def test_a_strangers_words_are_run_where_nothing_else_can_be_reached(toy, tmp_path, monkeypatch):
     intact, out = sql.statements, tmp_path / "out.csv"
-    monkeypatch.setattr(sql, "statements", lambda *args, **options: [*intact(*args, **options), f"copy (select 1) to '{out}'"])
+    monkeypatch.setattr(sql, "statements", lambda *args, **options: [*intact(*args, **options), ("out", f"copy (select 1) to '{out}'")])
     with pytest.raises(duckdb.PermissionException):
         sql.connect(toy._now(), toy._log, tz=None, trusted=False)
     assert not out.exists()

@@ -17,7 +17,7 @@ from logs import captured, few, logs, made, new_lab, snapshot
 from oracle import Oracle
 
 import eslab
-from eslab import Coordinates, Lab, Record, SqlProjection
+from eslab import Coordinates, Lab, Record, SqlProjection, sql
 from eslab.errors import ProjectionError, QueryError
 from eslab.quoting import literal
 from eslab.sources.memory import MemorySource
@@ -209,3 +209,34 @@ def test_missing_records_are_named(tmp_path):
     lab.snapshot(source, start={"t": {0: 2, 1: 0}}, progress=False)
     assert "records of t[0] are missing" in repr(lab.replay(COUNTS))
     assert lab.replay(COUNTS, at=dt.datetime(1960, 1, 1, tzinfo=dt.UTC)).partial == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("select count(*) from events", {"events"}),
+        ('from Types."Order""Paid"', {"types", 'Order"Paid'}),
+        ("from order_AS_of(now())", {"order_as_of"}),
+        ("select * from misfits", {"misfits"}),
+        ("from query_table(['ev' || 'ents'])", None),
+        ("select view_name from duckdb_views()", None),
+    ],
+)
+def test_a_question_makes_the_relations_that_it_may_mean(text, made):
+    lab = eslab.play(
+        [
+            {"eventId": "e1", "eventType": 'Order"Paid', "data": {"orderId": "o1", "total": 1}},
+            {"eventId": "e2", "eventType": "OrderShipped", "data": {"orderId": "o1"}},
+        ],
+        aggregates={"order": "data.orderId"},
+    )
+    every = sql.statements(lab._now(), lab._log)
+    asked = sql._asked(every, text)
+    assert set(asked) <= {statement for _, statement in every}
+    names = {name for name, statement in every if statement in asked}
+    assert names >= (made or {name for name, _ in every})
+    assert made is None or names <= made | {"events", "types"}  # which stand in every path, and in names of schemas
+    with duckdb.connect() as con:
+        con.execute("set TimeZone = 'UTC'")
+        for statement in asked:  # they need nothing that was left out
+            con.execute(statement)
