@@ -99,7 +99,9 @@ class RunFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = pq.ParquetFile(path)  # read, not mapped: mapped pages would count as the process's memory, and grow with the lab
+            # Read, not mapped: mapped pages would count as the process's memory, and grow with the lab. So would row groups that pyarrow buffers before it
+            # reads them: it keeps them for as long as the file is open
+            self._file = pq.ParquetFile(path, pre_buffer=False)
             index = read_index(self._file.metadata)
         except (*DAMAGED, KeyError, TypeError, ValueError) as exc:
             raise CorruptLog(

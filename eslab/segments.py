@@ -99,7 +99,7 @@ class Segment:
     def read(self, columns: list[str] | None = None, within: tuple[int, int] | None = None) -> Iterator[pa.Table]:
         """Yield the records, one row group at a time; of those groups alone that have offsets in `[start, next)`, if that is given. Raises `CorruptLog` where a page's checksum does not hold."""
         try:
-            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+            with pq.ParquetFile(self.path, page_checksum_verification=True, pre_buffer=False) as file:
                 told = file.schema_arrow
                 if (told.names, told.types) != (RECORDS.names, RECORDS.types):  # Parquet's own metadata is under no checksum
                     raise CorruptLog(f"{self.path}: its columns are not those of a segment; run `eslab verify` and restore the file")

@@ -252,7 +252,7 @@ def _derived(folder: Path, manifest: Manifest | None) -> dict[Path, bool]:
 
 def _readable(path: Path, *, is_run: bool) -> Iterator[Problem]:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             if is_run:
                 read_index(file.metadata)
             for at in range(file.num_row_groups):

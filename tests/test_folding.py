@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import math
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
@@ -215,3 +216,14 @@ def test_a_range_of_keys_is_the_rows_between_however_it_lies_to_the_batches(plac
             wanted = [key[1] for key in whole if key >= low and (upper is None or key < upper)]
             assert found["aggregate_id"].to_pylist() == wanted
             assert found.column_names == ["aggregate_id"]
+
+
+def test_a_run_that_was_read_leaves_nothing_of_it_in_memory(tmp_path):
+    rows = 8 * runs.ROW_GROUP
+    columns = {name: ["a"] * rows for name in ("aggregate", "topic")} | {name: [0] * rows for name in ("partition_id", "incarnation")}
+    columns |= {"aggregate_id": sorted(secrets.token_hex(16) for _ in range(rows)), "record_offset": list(range(rows))}
+    columns |= {"order_at": pa.array(range(rows), pa.timestamp("us", tz="UTC")), "data": [secrets.token_hex(32) for _ in range(rows)]}
+    [written] = runs.write_run(tmp_path, "run", [pa.table(columns)])
+    file, before = runs.RunFile(written.path), pa.total_allocated_bytes()
+    assert sum(file.read(at, at + 1, None).num_rows for at in range(8)) == rows
+    assert pa.total_allocated_bytes() - before < written.bytes / 10
