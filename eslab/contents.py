@@ -31,6 +31,10 @@ def _utc(micros: int) -> dt.datetime:
     return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=micros)
 
 
+def _minutes(ms: int) -> str:
+    return f"{ms / 60_000:,.0f}" if ms >= 6_000_000 else f"{ms / 60_000:.3g}"
+
+
 def told_of(life: Life, suspect: Suspect) -> str:
     """A clock that ran ahead, and the line that mends it."""
     topic, partition, _ = life
@@ -46,7 +50,7 @@ def told_of(life: Life, suspect: Suspect) -> str:
     )
     where = f"offset {suspect.start}" if suspect.next - suspect.start == 1 else f"offsets {suspect.start}–{suspect.next - 1}"
     return (
-        f"{topic}[{partition}]: a clock ran up to {suspect.ahead_ms / 60_000:.3g} min ahead at {where}{f' ({whom})' if whom else ''}; "
+        f"{topic}[{partition}]: a clock ran up to {_minutes(suspect.ahead_ms)} min ahead at {where}{f' ({whom})' if whom else ''}; "
         f"{many(suspect.shadowed, 'record')} {'stands' if suspect.shadowed == 1 else 'stand'} in its shadow. To mend it: lab.distrust({by}topic={topic!r}, partition={partition}, offsets=({suspect.start}, {suspect.next}))"
     )
 

@@ -95,7 +95,7 @@ class History(Sequence[Step]):
         return self._lined(self._tape.step(position))
 
     def __iter__(self) -> Iterator[Step]:
-        return self._tape.steps(0, len(self))
+        return map(self._lined, self._tape.steps(0, len(self)))
 
     def at(
         self,
@@ -277,7 +277,7 @@ class History(Sequence[Step]):
             return self.until if moment is None else None
         if isinstance(moment, Cut):
             return None
-        if self.until is None and isinstance(moment, (str, dt.datetime)):
+        if self.until is None and isinstance(moment, (str, dt.datetime)) and not {"bookmark", "cut"} & {*self.shell.options}:
             return self._clock.word(self._clock.read(moment))
         return f"v{moment if isinstance(moment, int) else len(self._moments.place(moment).held)}"
 

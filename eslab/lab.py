@@ -429,7 +429,7 @@ class Lab:
         failed = {failure.key for failure in world.failed}
         for notice in replay.unknown_keys(todo, lambda key: key in failed or key in world):
             self._say(notice)
-        shell = self._asking(projection=projection).of(key=_listed(keys), ended=_flag(ended), strict=_flag(strict))
+        shell = self._asking(projection=projection).of(key=todo.keys, ended=_flag(ended), strict=_flag(strict))
         return self._carried(world, todo, shell, at, cut)
 
     def _carried(self, world: World, todo: ReplayPlan, shell: Shell, at: str | dt.datetime | Cut | None, cut: Cut | None) -> World:
@@ -515,7 +515,7 @@ class Lab:
         with Bar(f"searching {todo.projection.name}", todo.rows if keys is None else None, unit="steps", shown=progress) as bar:
             found = find_firsts(todo, predicate, self._clock(), on_rows=bar.count)
         shell = self._asking(when=predicate, projection=projection)
-        return found.shown_by(shell.line("first", *_named(projection), key=_listed(keys), **self._worded(todo.selection, at)))
+        return found.shown_by(shell.line("first", *_named(projection), key=todo.keys, **self._worded(todo.selection, at)))
 
     @overload
     def what_if(self, of: History) -> WhatIf: ...

@@ -12,6 +12,8 @@ from typing import Final
 __all__ = ["Listing", "entries"]
 
 DEPTH: Final = 3  # topic, partition, incarnation
+TRUSTED_S: Final = 1.0
+"""How long the times of folders are trusted: some file systems, of a bucket say, do not keep them."""
 _SETTLED_NS: Final = 2_000_000_000
 """How old a folder's time must be when it is listed for an equal time later to mean an equal folder: file systems count in ticks, some in whole seconds."""
 
@@ -21,15 +23,15 @@ class Listing:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._last: tuple[tuple[str, ...], dict[str, int]] = ((), {})
+        self._last: tuple[tuple[str, ...], dict[str, int], float] = ((), {}, 0.0)
 
     def paths(self) -> tuple[str, ...]:
         """Every segment that stands now."""
-        paths, times = self._last
-        if not _stand(times):
-            settled, times = time.time_ns() - _SETTLED_NS, {}
+        paths, times, listed_s = self._last
+        if time.monotonic() - listed_s > TRUSTED_S or not _stand(times):
+            listed_s, settled, times = time.monotonic(), time.time_ns() - _SETTLED_NS, {}
             paths = tuple(sorted(entry.path for entry in entries(self._folder, times)))
-            self._last = (paths, times if max(times.values(), default=settled) < settled else {})
+            self._last = (paths, times if max(times.values(), default=settled) < settled else {}, listed_s)
         return paths
 
 

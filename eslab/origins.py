@@ -30,9 +30,8 @@ def _parts(thing: Any) -> Iterator[Any]:
         yield from (*handlers.values(), evolve)
     else:
         yield thing
-        yield from (
-            part for name in ("projection", "predicate") if (found := getattr(thing, name, None)) is not None for part in _parts(found)
-        )
+        made = getattr(type(thing), "__dataclass_fields__", {})  # of an invariant; what answers to every name is none
+        yield from (part for name in ("projection", "predicate") if name in made for part in _parts(getattr(thing, name)))
 
 
 def _modules() -> Iterator[ModuleType]:

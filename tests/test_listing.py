@@ -83,3 +83,14 @@ def test_a_folder_that_changed_a_moment_ago_is_read_again_for_its_time_may_stand
     put(tmp_path, "a/0/0/2.parquet")
     os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))  # both within one tick of the clock
     assert names(listed) == ["a/0/0/1.parquet", "a/0/0/2.parquet"]
+
+
+def test_times_that_stand_still_are_not_trusted_for_long(tmp_path, monkeypatch):
+    put(tmp_path, "a/0/0/1.parquet")
+    settle(tmp_path)
+    listed = Listing(tmp_path)
+    assert names(listed) == ["a/0/0/1.parquet"]
+    put(tmp_path, "a/0/0/2.parquet")
+    settle(tmp_path)  # as a file system that keeps no times of folders tells them
+    monkeypatch.setattr(listing, "TRUSTED_S", 0.0)
+    assert names(listed) == ["a/0/0/1.parquet", "a/0/0/2.parquet"]

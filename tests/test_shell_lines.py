@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
@@ -376,3 +377,19 @@ def test_what_the_shell_cannot_ask_for_has_no_line(lab):
     )
     assert lab.sagas().backwards.again == lab.sagas().stuck.running.again == lab.compare("order", "order", progress=False).again == ""
     assert history(lab).changes()[:1].again == lab.what_if(history(lab)).drop("e1").history.again == NOWHERE.line("info") == ""
+
+
+def test_of_a_bookmark_at_a_time_the_line_names_the_version(lab):
+    h = history(lab, cut=lab.cut(bookmark="before"))
+    for answer in (h.blame("total", at=TIME), h.explain("total", at=TIME)):
+        assert " --bookmark before --at v" in answer.again
+        assert run(answer.again).exit_code == 0
+    assert [step.again for step in h] == [step.again for step in h[:]] != [""] * len(h)
+
+
+def test_keys_that_are_told_once_are_in_the_line(lab):
+    assert lab.replay("order", keys=iter(["o1"]), progress=False).again == lab.replay("order", keys=["o1"], progress=False).again
+
+
+def test_a_function_that_answers_to_every_name_has_no_line(lab):
+    assert lab.first("order", Mock(return_value=True), progress=False).again == ""
