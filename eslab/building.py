@@ -251,10 +251,8 @@ class _Build:
                 counts.decimals = [format_path(path) for path in self._mapping.topics[life[0]].decimals]
             if life[0] == CONSUMER_OFFSETS:
                 _count_commits(counts, reach, on_records)
-        latest: list[
-            typed.Part
-        ] = []  # types are learned of several small parts at once: to ask for one takes as long as for thousands of events
-        waiting = 0
+        # Types are learned of several small parts at once: to ask for one takes as long as for thousands of events
+        latest, waiting = list[typed.Part](), 0
         for life, records, (events, id_columns) in self._decoded([part for part in todo if part[0][0] != CONSUMER_OFFSETS], lives):
             told, counts = self._mapping.topics[life[0]], self.topics[life[0]]
             events = events.append_column("order_at", put_in_order(self.lives[life], records, events, self._mapping.distrust))

@@ -102,10 +102,8 @@ def _types(rows: Rows) -> tuple[list[Any], np.ndarray]:
     found = pc.dictionary_encode(column)
     types, codes = found.dictionary.to_pylist(), found.indices
     if column.null_count:  # every event has a type
-        codes = codes.fill_null(len(types)).to_numpy() + pc.equal(rows.column("kind"), UNDECODABLE).combine_chunks().to_numpy(
-            zero_copy_only=False
-        )
-        return [*types, TOMBSTONE, None], codes
+        unread = pc.equal(rows.column("kind"), UNDECODABLE).combine_chunks()
+        return [*types, TOMBSTONE, None], codes.fill_null(len(types)).to_numpy() + unread.to_numpy(zero_copy_only=False)
     return types, codes.to_numpy()
 
 

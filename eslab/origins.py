@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,9 +18,11 @@ def origin(thing: Any) -> str | None:
 
     None for what a notebook's cell or the script that runs made, or made a handler of, and for what stands in a package, whose files do not run alone.
     """
-    if any(getattr(one, "__module__", None) == "__main__" for one in _parts(thing)):
+    own = [getattr(one, "__module__", None) for one in _parts(thing)]
+    if "__main__" in own:
         return None
-    return next((f"{_file(module)}:{name}" for module in _modules() for name, one in list(vars(module).items()) if one is thing), None)
+    modules = _modules(dict.fromkeys([*own, *sys.modules]))  # most likely it stands where its functions do
+    return next((f"{_file(module)}:{name}" for module in modules for name, one in list(vars(module).items()) if one is thing), None)
 
 
 def _parts(thing: Any) -> Iterator[Any]:
@@ -34,11 +36,12 @@ def _parts(thing: Any) -> Iterator[Any]:
         yield from (part for name in ("projection", "predicate") if name in made for part in _parts(getattr(thing, name)))
 
 
-def _modules() -> Iterator[ModuleType]:
-    """Those that are one file, which runs alone."""
-    for name, module in list(sys.modules.items()):
+def _modules(names: Iterable[Any]) -> Iterator[ModuleType]:
+    """Those of these that are one file, which runs alone."""
+    for name in names:
+        module = sys.modules.get(name) if isinstance(name, str) else None
         path = getattr(module, "__file__", None) or ""
-        if "." not in name and name != "__main__" and path.endswith(".py") and not path.endswith("__init__.py"):
+        if module is not None and "." not in name and name != "__main__" and path.endswith(".py") and not path.endswith("__init__.py"):
             yield module
 
 

@@ -91,7 +91,7 @@ def rows(
         until = literal(selection.happened_until.isoformat())
         relation = f"(from {relation} where {HAPPENED} <= {until}::timestamptz)"
     if selection is not None and selection.cut != events.cut:
-        known = [state.life for state in events.manifest.lives if state.topic != CONSUMER_OFFSETS]
+        known = (state.life for state in events.manifest.lives if state.topic != CONSUMER_OFFSETS)
         return f"(from {relation} where {_before(selection.cut, known)})"
     lives = events.manifest.newest
     if not newest or not any(lives.values()):
@@ -124,44 +124,36 @@ def marked(events: Events, codes: int, code: str) -> tuple[str, str, str]:
 
 def _place(events: Events, room: int) -> tuple[str | None, int]:
     """As one number, where the bits below its time have room; and how many bits these are."""
-    ranks: dict[str, dict[tuple[int, int], int]] = {}
     lives = sorted(state.life for state in events.manifest.lives)
-    for rank, (topic, partition, incarnation) in enumerate(lives):
-        ranks.setdefault(topic, {})[partition, incarnation] = rank
     width, size = max((state.next for state in events.manifest.lives), default=0).bit_length(), len(lives).bit_length()
     if not lives or width + size > room:
         return None, 0
-    whens = []
-    for topic, told in ranks.items():
-        table = [
-            [told.get((partition, life), 0) for life in range(max(life for _, life in told) + 1)]
-            for partition in range(max(partition for partition, _ in told) + 1)
-        ]
-        whens.append(f"when {literal(topic)} then {table}[partition_id + 1][incarnation + 1]")
-    return f"((epoch_us(order_at)::hugeint * {1 << size} + case topic {' '.join(whens)} end) * {1 << width} + record_offset)", width + size
+    rank = _by_life({life: rank for rank, life in enumerate(lives)})
+    return f"((epoch_us(order_at)::hugeint * {1 << size} + {rank}) * {1 << width} + record_offset)", width + size
 
 
 _ROOM = 68  # bits of a HUGEINT that the microseconds of the years 1 to 9999 leave
 
 
-def _before(cut: Cut, lives: Sequence[Life]) -> str:
-    """Whether a row of these lives is before a cut: by its own life's next offset, where the least and the greatest of all do not tell. What all lives share is not looked at."""
-    bounds = [cut.offsets.get(life, 0) for life in lives]
-    least, greatest = min(bounds, default=0), max(bounds, default=0)
+def _before(cut: Cut, lives: Iterable[Life]) -> str:
+    """Whether a row of these lives is before a cut: by its own life's next offset, where the least and the greatest of all do not tell."""
+    nexts = {life: cut.offsets.get(life, 0) for life in lives}
+    least, greatest = min(nexts.values(), default=0), max(nexts.values(), default=0)
     if least == greatest:
         return f"record_offset < {least}"
-    whens = {topic: _nexts(cut, [life for life in lives if life[0] == topic]) for topic in sorted({life[0] for life in lives})}
-    exact = " ".join(f"when {literal(topic)} then {nexts}" for topic, nexts in whens.items())
-    own = f"case topic {exact} end" if len(whens) > 1 else next(iter(whens.values()))
-    return f"(record_offset < {greatest} and (record_offset < {least} or record_offset < {own}))"
+    return f"(record_offset < {greatest} and (record_offset < {least} or record_offset < {_by_life(nexts)}))"
 
 
-def _nexts(cut: Cut, lives: Sequence[Life]) -> str:
-    """The next offset of a row of one topic's lives, by partition and incarnation."""
-    topic = lives[0][0]
-    partitions, incarnations = max(partition for _, partition, _ in lives) + 1, max(incarnation for *_, incarnation in lives) + 1
-    table = [[cut.offsets.get((topic, partition, life), 0) for partition in range(partitions)] for life in range(incarnations)]
-    return f"{table}[incarnation + 1][partition_id + 1]" if len(table) > 1 else f"{table[0]}[partition_id + 1]"
+def _by_life(numbers: Mapping[Life, int]) -> str:
+    """The number of a row's life, which is one of these, as an expression. What all of them share is not looked at: to read a column costs as much as to compare by it."""
+    tables: dict[str, str] = {}
+    for topic in sorted({topic for topic, _, _ in numbers}):
+        here = {(incarnation, partition): number for (name, partition, incarnation), number in numbers.items() if name == topic}
+        incarnations, partitions = (range(max(place[at] for place in here) + 1) for at in (0, 1))
+        table = [[here.get((incarnation, partition), 0) for partition in partitions] for incarnation in incarnations]
+        tables[topic] = f"{table}[incarnation + 1][partition_id + 1]" if len(table) > 1 else f"{table[0]}[partition_id + 1]"
+    whens = " ".join(f"when {literal(topic)} then {table}" for topic, table in tables.items())
+    return f"case topic {whens} end" if len(tables) > 1 else "".join(tables.values())
 
 
 def _files(paths: Iterable[Path], under: Path | None) -> str:

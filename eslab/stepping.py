@@ -118,8 +118,8 @@ def _rows(rows: Rows, first: int, last: int, show: Callable[[pa.ChunkedArray], l
 
 def _milliseconds(times: pa.ChunkedArray) -> list[int | None]:
     """Times since 1970, or spans, as whole milliseconds, rounded."""
-    micros = times.cast(pa.int64())
-    rounded: list[int | None] = pc.round(pc.divide(pc.cast(micros, pa.float64()), 1000)).cast(pa.int64()).to_pylist()
+    whole = (times.cast(pa.int64()).fill_null(0).to_numpy() + 500) // 1000  # no float holds the microseconds of every year
+    rounded: list[int | None] = pc.if_else(times.is_valid(), pa.array(whole), None).to_pylist()
     return rounded
 
 

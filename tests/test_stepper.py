@@ -3,6 +3,7 @@
 import copy
 import datetime as dt
 import json
+import math
 import os
 import subprocess
 import sys
@@ -180,6 +181,25 @@ def test_what_is_sent_is_the_history_to_the_letter(lab):
         assert json.loads(data) == step.event.data
         assert (head[0], head[5], head[8]) == (step.event.type, step.event.id, str(step.event.coordinates))
     assert header["keys"]
+
+
+def test_times_of_any_year_are_sent_as_they_are():
+    recorded = [1, 1_773_313_200_000, 253_118_217_600_123, 253_118_217_600_124]
+    happened = ["2026-03-12T10:00:00.0005Z", "9990-12-31T00:00:00.123456Z", "0002-01-03T00:00:00Z", None]
+    steps = eslab.play(
+        [
+            Record(topic="events", key=b"o", timestamp_ms=at, value=dumps({"eventType": "A", "timestamp": told, "data": {"orderId": "o"}}))
+            for at, told in zip(recorded, happened, strict=True)
+        ],
+        aggregates={"order": "data.orderId"},
+        tz="Europe/Berlin",
+    ).history("order", "o")
+    header, *heads = [json.loads(line.split(b"\t")[0]) for line in steps.step()._steps.lines.split(b"\n")]
+    assert header["times_ms"] == recorded
+    for event, head in zip((step.event for step in steps), heads, strict=True):
+        assert head[3:5] == [one and steps._clock.show(one) for one in (event.recorded_at, event.happened_at)]
+        late = event.happened_at and math.floor((event.recorded_at - event.happened_at) / dt.timedelta(milliseconds=1) + 0.5)
+        assert head[12] == late
 
 
 def test_each_step_is_folded_once_and_no_state_is_sent_that_another_step_changed(lab):

@@ -78,9 +78,7 @@ def _run(told: str, option: str) -> tuple[str, str, dict[str, Any]]:
     path = Path(file).absolute()
     if not name or not path.is_file():
         raise ProjectionError(f"{option} {told}: " + (f"there is no file {file}" if file and name else "write it as file.py:name"))
-    loader = SourceFileLoader(
-        f"eslab_projection_{next(_RUNS)}", str(path)
-    )  # another name each time: what an earlier run made stays to be found
+    loader = SourceFileLoader(f"eslab_projection_{next(_RUNS)}", str(path))  # a new name: what earlier runs made stays to be found
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None
     module = sys.modules[loader.name] = module_from_spec(spec)
